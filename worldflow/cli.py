@@ -1,0 +1,132 @@
+"""The command line: `worldflow COMMAND [key=value ...]`.
+
+Every command is one function that takes one dataclass; both are looked up by name when the command
+runs, so that this package needs neither Gymnasium's environments nor Stable-Baselines3 to start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+
+from worldflow.config import choices, compose_config, groups_of, load_config
+from worldflow.errors import ConfigError, WorldflowError
+
+USER_ERROR = 2  # exit codes
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its YAML file in `configs/`, its function ("module:name") and a line of help."""
+
+    config: str
+    function: str
+    help: str
+
+    def load(self) -> tuple[Callable[[Any], object], type[Any]]:
+        """The function and the dataclass of its only parameter, `config`."""
+        module, name = self.function.split(":")
+        function = getattr(importlib.import_module(module), name)
+        return function, get_type_hints(function)["config"]
+
+
+COMMANDS = {
+    "collect": Command("collect", "worldflow.envs.collect:main", "record episodes of a real env"),
+    "pretrain": Command(
+        "pretrain", "worldflow.training.pretrain:main", "learn a world from recorded episodes"
+    ),
+    "evaluate": Command(
+        "evaluate", "worldflow.evaluation.evaluate:main", "measure a world on held-out episodes"
+    ),
+    "train-agent": Command(
+        "train_agent", "worldflow.agents.train:main", "train an agent inside a world"
+    ),
+    "evaluate-agent": Command(
+        "evaluate_agent", "worldflow.agents.evaluate:main", "play an agent, dreamed and real"
+    ),
+    "demo": Command("demo", "worldflow.agents.demo:main", "all of the above, with a report"),
+    "bench": Command("bench", "worldflow.envs.bench:main", "env steps per second of a world"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for an error that the user can mend, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        from worldflow import __version__
+
+        print(f"worldflow {__version__}")
+        return 0
+    try:
+        run(name, arguments[1:])
+    except WorldflowError as error:
+        print(f"worldflow {name}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\nworldflow {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run the command `name`, or print its help (`--help`) or its configuration (`--cfg`).
+
+    Raises:
+        ConfigError: unknown command, option or key.
+        WorldflowError: whatever the command itself reports.
+    """
+    command = COMMANDS.get(name)
+    if command is None:
+        raise ConfigError(f"unknown command; choose one of {', '.join(COMMANDS)}")
+    options = {text for text in arguments if text.startswith("-")}
+    overrides = [text for text in arguments if text not in options]
+    if unknown := sorted(options - {"-h", "--help", "--cfg"}):
+        raise ConfigError(f"unknown option {unknown[0]}; use --help, --cfg or key=value")
+    function, schema = command.load()
+    if options & {"-h", "--help"}:
+        print(command_help(name, command, schema))
+    elif "--cfg" in options:
+        print(OmegaConf.to_yaml(compose_config(command.config, schema, overrides)).rstrip())
+    else:
+        function(load_config(command.config, schema, overrides))
+
+
+def usage() -> str:
+    """The text of `worldflow --help`."""
+    lines = [
+        "usage: worldflow COMMAND [key=value ...]",
+        "",
+        *(f"  {name:<16}{command.help}" for name, command in COMMANDS.items()),
+        "",
+        "worldflow COMMAND --help    the settings of a command and their defaults",
+        "worldflow COMMAND --cfg     the settings with the given overrides, without running",
+        "worldflow --version",
+    ]
+    return "\n".join(lines)
+
+
+def command_help(name: str, command: Command, schema: type[Any]) -> str:
+    """The text of `worldflow COMMAND --help`: the groups' choices and the default settings."""
+    lines = [f"usage: worldflow {name} [key=value ...]", "", f"  {command.help}", ""]
+    groups = sorted(groups_of(command.config))
+    lines += [f"  {group}=  {', '.join(choices(group))}" for group in groups]
+    lines += [""] * bool(groups) + ["settings and their defaults (??? must be given):", ""]
+    lines.append(OmegaConf.to_yaml(compose_config(command.config, schema, [])).rstrip())
+    return "\n".join(lines)

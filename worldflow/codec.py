@@ -1,0 +1,125 @@
+"""The codec: frames to a grid of latent tokens of unit scale, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldflow.data.frames import to_float, to_uint8
+from worldflow.errors import ConfigError
+
+
+@dataclass
+class CodecConfig:
+    """Size of the codec.
+
+    Attributes:
+        channels: C, channels of a token.
+        widths: features after each halving of the resolution; their number gives the stride
+            2^len(widths), so four of them make 4 x 4 tokens of a 64 x 64 frame.
+    """
+
+    channels: int = 16
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 192])
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
+
+
+class Codec(nn.Module):
+    """A convolutional autoencoder whose decoder is trained on noisy latents (SimFlow, 2512.04084).
+
+    Latents are standardised per channel by running statistics, as sigma means nothing without a
+    fixed scale: an encoder that could grow its outputs would outgrow the noise.
+
+    Args:
+        config: size.
+        frame_shape: (H, W), multiples of the stride.
+    """
+
+    def __init__(self, config: CodecConfig, frame_shape: tuple[int, int]) -> None:
+        super().__init__()
+        stride = 2 ** len(config.widths)
+        height, width = frame_shape
+        if height % stride or width % stride:
+            raise ConfigError(
+                f"frames of {height} x {width} do not divide by the codec's stride {stride}; "
+                "resize them, or change the length of world.codec.widths"
+            )
+        self.config = config
+        self.grid = (height // stride, width // stride)
+        widths = list(config.widths)
+        down: list[nn.Module] = []
+        for before, after in zip([3, *widths], widths, strict=False):
+            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.SiLU()]
+        down += [_Residual(widths[-1]), nn.Conv2d(widths[-1], config.channels, 1)]
+        self.encoder = nn.Sequential(*down)
+        self.scale = nn.BatchNorm2d(config.channels, affine=False, momentum=0.01)
+        up: list[nn.Module] = [
+            nn.Conv2d(config.channels, widths[-1], 3, padding=1), _Residual(widths[-1])
+        ]
+        for before, after in zip(widths[::-1], widths[-2::-1], strict=False):
+            up += [
+                nn.Conv2d(before, 4 * after, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
+                _Residual(after),
+            ]
+        up += [nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2)]
+        self.decoder = nn.Sequential(*up)
+        # convolutions run several times faster on CPUs in this memory format
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """float pixels (B, 3, H, W) to latents (B, N, C) of unit scale."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        latents = self.scale(self.encoder(pixels))
+        return rearrange(latents, "b c h w -> b (h w) c").contiguous()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents (B, N, C) to float pixels (B, 3, H, W), about in [-1, 1]."""
+        grid = rearrange(latents, "b (h w) c -> b c h w", h=self.grid[0])
+        return self.decoder(grid.contiguous(memory_format=torch.channels_last))
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """uint8 frames (..., H, W, 3) to latents (..., N, C)."""
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        latents = self.encode(to_float(flat).to(self.encoder[0].weight.dtype))
+        return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
+
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        """latents (..., N, C) to uint8 frames (..., H, W, 3)."""
+        flat = latents.reshape(-1, *latents.shape[-2:])
+        frames = to_uint8(self.decode(flat))
+        return frames.reshape(*latents.shape[:-2], *frames.shape[1:])
+
+
+def saliency(pixels: Tensor, previous: Tensor, background: Tensor) -> Tensor:
+    """How much a pixel differs from the mean frame or from the frame before: (B, 1, H, W) in [0, 1].
+
+    What matters to an agent (a ball, a fireball) is small; a plain mean over pixels ignores it.
+    """
+    from_background = (pixels - background).abs().amax(1, keepdim=True)
+    from_previous = (pixels - previous).abs().amax(1, keepdim=True)
+    return torch.maximum(from_background, from_previous).clamp(0.0, 1.0)
+
+
+def reconstruction_loss(decoded: Tensor, pixels: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of absolute and squared error: decoded, pixels (B, 3, H, W), weight (B, 1, H, W)."""
+    error = (decoded - pixels).abs()
+    return (weight * (0.5 * error + error.square())).mean() / weight.mean()

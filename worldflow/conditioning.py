@@ -1,0 +1,56 @@
+"""The action that leads to a frame, as the vector that conditions the model at that frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldflow.actions import ActionSpec
+
+
+class ActionConditioning(nn.Module):
+    """Embeds actions (B, T, ...) to (B, T, D); the first frame of a sequence has no action.
+
+    Discrete actions have a table, boxes are scaled to [-1, 1] and projected, and "none" is the same
+    learned vector as that of a first frame.
+
+    Args:
+        spec: the kind and limits of the actions.
+        width: D.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: ActionSpec, width: int) -> None:
+        super().__init__()
+        self.spec, self.width = spec, width
+        self.null = nn.Parameter(torch.randn(width))
+        if spec.kind == "discrete":
+            self.table = nn.Embedding(spec.n, width)
+        elif spec.kind == "box":
+            self.projection = nn.Linear(len(spec.low), width)
+        self.register_buffer("low", torch.tensor(spec.low), persistent=False)
+        self.register_buffer("high", torch.tensor(spec.high), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Whole sequences: `actions[:, t]` led to frame t; `actions[:, 0]` is not used."""
+        embedded = self.embed(actions)
+        first = self.initial(len(actions))[:, None]
+        return torch.cat((first, embedded[:, 1:]), dim=1)
+
+    def initial(self, batch: int) -> Tensor:
+        """The condition of a first frame: (B, D)."""
+        return self.mlp(self.null).expand(batch, -1)
+
+    def embed(self, actions: Tensor) -> Tensor:
+        """Actions (..., *spec.shape) to (..., D)."""
+        if self.spec.kind == "discrete":
+            vector = self.table(actions)
+        elif self.spec.kind == "box":
+            unit = 2.0 * (actions - self.low) / (self.high - self.low) - 1.0
+            vector = self.projection(unit)
+        else:
+            vector = self.null.expand(*actions.shape, -1)
+        return self.mlp(vector)

@@ -1,0 +1,247 @@
+"""The lossless episode store: a folder with `dataset.json` and one safetensors file per episode.
+
+`actions[t]` led to `frames[t]`; `rewards[t]` and `terminated[t]` arrived with it. Index 0 of an
+episode is its reset frame, with a zero action, zero reward and `terminated` False.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from worldflow.actions import ActionSpec
+from worldflow.data.metadata import DatasetMetadata, read_metadata, write_atomically
+from worldflow.errors import DataError
+
+TENSORS = ("frames", "actions", "rewards", "terminated")
+_FILE_NAME = re.compile(r"\d{6,}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T frames (T - 1 environment steps), or a slice of one.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        actions: (T, ...) int64 or float32; `actions[t]` led to `frames[t]`.
+        rewards: (T,) float32.
+        terminated: (T,) bool.
+        seed: the seed given to the source's reset.
+        truncated: whether the last frame is where a time limit cut the episode.
+
+    Raises:
+        DataError: lengths or dtypes do not fit.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    seed: int
+    truncated: bool
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
+            raise DataError(
+                "episode frames must be (T, H, W, 3) uint8, got "
+                f"{self.frames.shape} {self.frames.dtype}"
+            )
+        length = len(self.frames)
+        if length == 0:
+            raise DataError("an episode needs at least one frame")
+        if self.actions.dtype not in (np.int64, np.float32):
+            raise DataError(f"episode actions must be int64 or float32, got {self.actions.dtype}")
+        if self.actions.ndim < 1 or len(self.actions) != length:
+            raise DataError(f"{length} frames but actions of shape {self.actions.shape}")
+        for name, array, dtype in (
+            ("rewards", self.rewards, np.float32),
+            ("terminated", self.terminated, np.bool_),
+        ):
+            if array.shape != (length,) or array.dtype != dtype:
+                raise DataError(
+                    f"episode {name} must be ({length},) {np.dtype(dtype)}, got "
+                    f"{array.shape} {array.dtype}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def episode_files(folder: Path) -> list[Path]:
+    """The finished episode files of a dataset, in order of their index.
+
+    Raises:
+        DataError: a safetensors file there has a name that no episode has.
+    """
+    paths = list((folder / "episodes").glob("*.safetensors"))
+    for path in paths:
+        if not _FILE_NAME.fullmatch(path.name):
+            raise DataError(f"{path}: not an episode's name (000000.safetensors); move it away")
+    return sorted(paths, key=lambda path: int(path.stem))
+
+
+class EpisodeWriter:
+    """Adds episodes to a dataset folder, which is made or, with equal metadata, continued.
+
+    Raises:
+        DataError: the folder holds a dataset with other metadata.
+    """
+
+    def __init__(self, folder: str | Path, metadata: DatasetMetadata) -> None:
+        self.folder = Path(folder)
+        self.metadata = metadata
+        path = self.folder / "dataset.json"
+        (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            old, new = read_metadata(self.folder).to_dict(), metadata.to_dict()
+            for name in new:
+                if old[name] != new[name]:
+                    raise DataError(
+                        f"{path}: its field {name!r} is {old[name]}, this run has {new[name]}; "
+                        "use the same settings to continue, or another output folder"
+                    )
+        elif episode_files(self.folder):
+            raise DataError(f"{path} is missing beside episodes; use another output folder")
+        else:
+            text = json.dumps(metadata.to_dict(), indent=2, sort_keys=True) + "\n"
+            write_atomically(path, text.encode())
+
+    def finished_indices(self) -> list[int]:
+        """Indices of the episodes already on disk, ascending."""
+        return [int(path.stem) for path in episode_files(self.folder)]
+
+    def add(self, index: int, episode: Episode) -> Path:
+        """Write one episode under its index; equal episodes give equal bytes.
+
+        Raises:
+            DataError: the episode does not fit the dataset's frame shape or action spec.
+        """
+        spec = self.metadata.action_spec
+        if episode.frames.shape[1:] != self.metadata.frame_shape:
+            raise DataError(
+                f"episode {index}: frames {episode.frames.shape[1:]}, but the dataset "
+                f"{self.folder} has {self.metadata.frame_shape}"
+            )
+        if episode.actions.dtype != spec.dtype or episode.actions.shape[1:] != spec.shape:
+            raise DataError(
+                f"episode {index}: actions {episode.actions.shape} {episode.actions.dtype} do not "
+                f"fit the dataset's action spec {spec}"
+            )
+        tensors = {name: np.ascontiguousarray(getattr(episode, name)) for name in TENSORS}
+        # One metadata key only: safetensors writes several keys in a random order.
+        facts = {"seed": episode.seed, "truncated": episode.truncated}
+        path = self.folder / "episodes" / f"{index:06d}.safetensors"
+        write_atomically(path, save(tensors, {"episode": json.dumps(facts, sort_keys=True)}))
+        return path
+
+
+class EpisodeDataset:
+    """A dataset folder, read lazily: opening it reads the headers of its episodes only.
+
+    Raises:
+        DataError: the folder, `dataset.json` or all episodes are missing, or a file is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder} is no folder; make a dataset: worldflow collect")
+        self.metadata = read_metadata(self.folder)
+        self.action_spec: ActionSpec = self.metadata.action_spec
+        self.frame_shape: tuple[int, int, int] = self.metadata.frame_shape
+        self.paths = episode_files(self.folder)
+        if not self.paths:
+            raise DataError(f"{self.folder} holds no episodes; run worldflow collect to its end")
+        self.lengths = np.array([self._length(path) for path in self.paths], dtype=np.int64)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps in all episodes: frames less one reset frame per episode."""
+        return int(self.lengths.sum()) - len(self)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, i: int, start: int = 0, stop: int | None = None) -> Episode:
+        """Frames `start` to `stop` (excluded; None: the end) of the i-th episode.
+
+        Returns:
+            Episode: `truncated` is True only where the slice holds the cut episode's last frame.
+
+        Raises:
+            DataError: the file is damaged.
+            IndexError: no such episode or an empty range.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"episode {i} of {len(self)} in {self.folder}")
+        length = int(self.lengths[i])
+        stop = length if stop is None else min(stop, length)
+        if not 0 <= start < stop:
+            raise IndexError(f"frames {start}..{stop} of an episode of {length} frames")
+        path = self.paths[i]
+        try:
+            with safe_open(path, framework="numpy") as file:
+                facts = json.loads(file.metadata()["episode"])
+                arrays = {name: file.get_slice(name)[start:stop] for name in TENSORS}
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, str(error)) from error
+        truncated = bool(facts["truncated"]) and stop == length
+        return Episode(**arrays, seed=int(facts["seed"]), truncated=truncated)
+
+    def _length(self, path: Path) -> int:
+        """Frames in one episode file, its header checked against the dataset's."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                if set(file.keys()) != set(TENSORS) or "episode" not in (file.metadata() or {}):
+                    raise _damaged(path, f"holds {sorted(file.keys())}, needs {list(TENSORS)}")
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in TENSORS}
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, str(error)) from error
+        length = shapes["frames"][0] if shapes["frames"] else 0
+        expected = {
+            "frames": (length, *self.frame_shape),
+            "actions": (length, *self.action_spec.shape),
+            "rewards": (length,),
+            "terminated": (length,),
+        }
+        for name in TENSORS:
+            if shapes[name] != expected[name] or length == 0:
+                raise _damaged(path, f"{name} is {shapes[name]}, must be {expected[name]}")
+        return int(length)
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path}: not a whole episode of this dataset ({reason}); delete the file and run the "
+        "same worldflow collect again, which writes only what is missing"
+    )
+
+
+def split(
+    dataset: EpisodeDataset | Sequence[object], holdout_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train and held-out episode indices: whole episodes, at least one each, ascending.
+
+    Args:
+        dataset: its length is the number of episodes.
+        holdout_fraction: share of the episodes to hold out, 0 < fraction < 1.
+        seed: the same seed gives the same split.
+
+    Raises:
+        DataError: fewer than two episodes, or a fraction outside (0, 1).
+    """
+    count = len(dataset)
+    if count < 2:
+        raise DataError(f"a split needs two episodes or more, the dataset has {count}; add some")
+    if not 0 < holdout_fraction < 1:
+        raise DataError(f"holdout_fraction must lie between 0 and 1, got {holdout_fraction}")
+    held = min(max(round(count * holdout_fraction), 1), count - 1)
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -1,0 +1,103 @@
+"""What `dataset.json` says of a dataset of episodes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from worldflow.actions import ActionSpec
+from worldflow.errors import DataError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DatasetMetadata:
+    """What `dataset.json` says of a whole dataset.
+
+    Args:
+        source: the environment or videos the frames came from, JSON-able.
+        action_spec: kind and limits of the actions.
+        frame_shape: (H, W, 3).
+        fps: frames per second of the source.
+        seed: seed of the collection.
+        collect: the other settings of the collection, JSON-able.
+    """
+
+    source: dict[str, Any]
+    action_spec: ActionSpec
+    frame_shape: tuple[int, int, int]
+    fps: float
+    seed: int
+    collect: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form (tuples as lists); `from_dict` is its inverse."""
+        return json.loads(json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> DatasetMetadata:
+        """The metadata that `to_dict` wrote; `path` is named in errors.
+
+        Raises:
+            DataError: a field is missing or unknown, or the format version is another one.
+        """
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format_version is {version!r}, this worldflow reads {FORMAT_VERSION}; "
+                "collect the data again or use the worldflow that wrote it"
+            )
+        expected = {field.name for field in fields(cls)} | {"format_version"}
+        if set(values) != expected:
+            raise DataError(
+                f"{path}: missing fields {sorted(expected - set(values))}, unknown fields "
+                f"{sorted(set(values) - expected)}; the file is not of this format"
+            )
+        try:
+            height, width, channels = (int(size) for size in values["frame_shape"])
+            return cls(
+                source=dict(values["source"]),
+                action_spec=ActionSpec.from_dict(values["action_spec"]),
+                frame_shape=(height, width, channels),
+                fps=float(values["fps"]),
+                seed=int(values["seed"]),
+                collect=dict(values["collect"]),
+            )
+        except (TypeError, ValueError, DataError) as error:
+            raise DataError(
+                f"{path}: action_spec, frame_shape or another field has a wrong value ({error}); "
+                "restore the file or collect again"
+            ) from error
+
+
+def read_metadata(folder: Path) -> DatasetMetadata:
+    """The metadata in `folder/dataset.json`.
+
+    Raises:
+        DataError: the file is missing or is not this format.
+    """
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {folder} is no dataset; make one: worldflow collect")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); restore or collect again") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: holds no JSON object; restore or collect again")
+    return DatasetMetadata.from_dict(values, path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name, flush to disk and rename: `path` is complete or absent."""
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

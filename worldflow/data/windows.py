@@ -1,0 +1,91 @@
+"""Clips cut from episodes: sampled uniformly, never across an episode's border."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from worldflow.errors import DataError
+
+
+class ClipSampler:
+    """All clips of a fixed length in the given episodes, numbered and sampled uniformly.
+
+    An episode shorter than the clip counts as one clip that starts at 0 and is padded at its end
+    by `load_clips`.
+
+    Args:
+        lengths: frames in each episode of the dataset.
+        episodes: indices of the episodes to cut from (for example the training split).
+        clip: frames in a clip.
+
+    Raises:
+        DataError: no episodes, an index without an episode, or a clip shorter than one frame.
+    """
+
+    def __init__(self, lengths: Sequence[int], episodes: Sequence[int], clip: int) -> None:
+        if clip < 1:
+            raise DataError(f"a clip needs one frame or more, got {clip}")
+        if len(episodes) == 0:
+            raise DataError("there are no episodes to cut clips from")
+        self.clip = clip
+        self.episodes = np.asarray(episodes, dtype=np.int64)
+        if self.episodes.min() < 0 or self.episodes.max() >= len(lengths):
+            raise DataError(f"episode indices must lie in 0..{len(lengths) - 1}")
+        counts = np.maximum(np.asarray(lengths, dtype=np.int64)[self.episodes] - clip + 1, 1)
+        self._ends = np.cumsum(counts)
+        self._begins = self._ends - counts
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return int(self._ends[-1])
+
+    def starts(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the clips numbered `positions` (B,) lie: episodes (B,) and first frames (B,).
+
+        Raises:
+            IndexError: a position outside 0..len - 1.
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        if positions.size and not (positions.min() >= 0 and positions.max() < len(self)):
+            raise IndexError(f"clip positions must lie in 0..{len(self) - 1}")
+        rows = np.searchsorted(self._ends, positions, side="right")
+        return self.episodes[rows], positions - self._begins[rows]
+
+    def sample(self, batch: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+        """`batch` clips drawn with replacement, each as (episode, first frame)."""
+        episodes, starts = self.starts(generator.integers(len(self), size=batch))
+        return list(zip(episodes.tolist(), starts.tolist(), strict=True))
+
+
+def load_clips(
+    arrays: Sequence[np.ndarray], picks: Iterable[tuple[int, int]], clip: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut clips from arrays held in memory (frames, latents, actions, rewards alike).
+
+    Args:
+        arrays: one array (T, ...) per episode, indexed by the episodes in `picks`.
+        picks: (episode, first frame) of each of B clips.
+        clip: frames in a clip.
+
+    Returns:
+        batch (B, clip, ...), zero after an episode's end, and valid (B, clip) bool.
+
+    Raises:
+        DataError: no picks, or a start outside its episode.
+    """
+    picks = list(picks)
+    if not picks:
+        raise DataError("no clips were picked")
+    first = arrays[picks[0][0]]
+    batch = np.zeros((len(picks), clip, *first.shape[1:]), dtype=first.dtype)
+    valid = np.zeros((len(picks), clip), dtype=np.bool_)
+    for row, (episode, start) in enumerate(picks):
+        array = arrays[episode]
+        if not 0 <= start < len(array):
+            raise DataError(f"clip start {start} lies outside episode {episode} ({len(array)})")
+        piece = array[start : start + clip]
+        batch[row, : len(piece)] = piece
+        valid[row, : len(piece)] = True
+    return batch, valid

@@ -1,0 +1,57 @@
+"""The affine map of the flow, the only place where its formula stands (STARFlow-V, section 3).
+
+Data to noise:  z = (x - mu) / scale.     Noise to data:  x = mu + scale * z.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+LOG_SCALE_BOUND = 4.0
+
+
+class Affine(NamedTuple):
+    """Parameters of the map, each of the shape of x; scale = exp(log_scale)."""
+
+    mu: Tensor
+    log_scale: Tensor
+
+    def to_noise(self, x: Tensor) -> Tensor:
+        """z = (x - mu) / scale; its log-determinant is `-log_scale` summed."""
+        return (x - self.mu) * torch.exp(-self.log_scale)
+
+    def to_data(self, z: Tensor) -> Tensor:
+        """x = mu + scale * z."""
+        return self.mu + torch.exp(self.log_scale) * z
+
+
+class AffineHead(nn.Module):
+    """Projects features (..., width) to the parameters of an affine map over (..., channels).
+
+    The projection starts at zero, so a new flow is the identity. It runs in at least float32, also
+    under autocast, since errors of the scale are errors of the likelihood.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, 2 * channels)
+        nn.init.zeros_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, features: Tensor) -> Affine:
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.projection.weight.dtype)
+            mu, raw = self.projection(self.norm(features)).chunk(2, dim=-1)
+            # smooth and bounded: no token can be squeezed or stretched by more than e^4
+            log_scale = LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
+        return Affine(mu, log_scale)
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, 1), elementwise, in nats."""
+    return -0.5 * z.square() - 0.5 * math.log(2.0 * math.pi)

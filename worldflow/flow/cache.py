@@ -1,0 +1,94 @@
+"""Keys and values of the last W frames: a ring for each row, each row with its own length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class LayerCache:
+    """The ring of one attention layer: keys and values (B, heads, W, N, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+    slot: Tensor  # (B,) where the current frame is written
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the current frame's (B, heads, N, head_dim) in its slot; returns the whole ring.
+
+        Returns:
+            keys and values (B, heads, W * N, head_dim), slots in ring order; which of them a query
+            may see is the business of `WindowCache.mask`.
+        """
+        rows = torch.arange(len(self.slot), device=self.slot.device)
+        self.keys[rows, :, self.slot] = keys
+        self.values[rows, :, self.slot] = values
+        return self.keys.flatten(2, 3), self.values.flatten(2, 3)
+
+
+@dataclass
+class WindowCache:
+    """Rings of all layers: keys, values (layers, B, heads, W, N, head_dim); time (B,) int64.
+
+    `time[b]` is the index of the frame that row b writes next, which goes into slot time mod W. So
+    a row can be reset or replaced (`where`) while the others keep every bit, and the cost of a step
+    does not depend on the time.
+    """
+
+    keys: Tensor
+    values: Tensor
+    time: Tensor
+
+    @classmethod
+    def empty(
+        cls, layers: int, batch: int, heads: int, window: int, tokens: int, head_dim: int,
+        like: Tensor,
+    ) -> WindowCache:
+        """A cache of no frames with the dtype and device of `like`."""
+        shape = (layers, batch, heads, window, tokens, head_dim)
+        time = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        return cls(like.new_zeros(shape), like.new_zeros(shape), time)
+
+    @property
+    def window(self) -> int:
+        """W, the number of frames that attention sees, the current one included."""
+        return self.keys.shape[3]
+
+    def layer(self, index: int) -> LayerCache:
+        """A view of one layer's ring: writing to it writes here."""
+        return LayerCache(self.keys[index], self.values[index], self.time % self.window)
+
+    def mask(self, within: Tensor) -> Tensor:
+        """What the N tokens of the current frame may attend to: (B, 1, N, W * N) bool.
+
+        Args:
+            within: (N, N) bool, the rule inside the current frame. Past frames that the ring holds
+                are seen whole; empty slots are not seen.
+        """
+        slots = torch.arange(self.window, device=self.time.device)
+        age = (self.time[:, None] - slots) % self.window  # (B, W), 0 for the current frame
+        past = (age > 0) & (age <= self.time[:, None])
+        current = (age == 0)[:, None, :, None] & within[None, :, None, :]
+        visible = past[:, None, :, None] | current
+        return visible.flatten(2, 3)[:, None]
+
+    def clone(self) -> WindowCache:
+        """A copy that shares no memory."""
+        return WindowCache(self.keys.clone(), self.values.clone(), self.time.clone())
+
+    def advanced(self) -> WindowCache:
+        """The same memory, one frame later."""
+        return WindowCache(self.keys, self.values, self.time + 1)
+
+    @staticmethod
+    def where(rows: Tensor, a: WindowCache, b: WindowCache) -> WindowCache:
+        """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
+        mask = rows[None, :, None, None, None, None]
+        return WindowCache(
+            torch.where(mask, a.keys, b.keys),
+            torch.where(mask, a.values, b.values),
+            torch.where(rows, a.time, b.time),
+        )

@@ -1,0 +1,172 @@
+"""The global-local flow: y~ -> local blocks -> u -> global block -> z, exact in every frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from worldflow.flow.affine import standard_normal_log_prob
+from worldflow.flow.block import GlobalBlock, LocalBlock
+from worldflow.flow.cache import WindowCache
+from worldflow.flow.sampler import SamplerConfig, invert
+from worldflow.flow.transformer import TransformerConfig
+
+
+@dataclass
+class FlowConfig:
+    """Sizes of the flow.
+
+    Attributes:
+        window: W, frames that the global block's attention spans, the current one included.
+        local_blocks: number of local blocks; their token order alternates.
+        local: size of each local block.
+        global_block: size of the global block.
+        sampler: how blocks are inverted.
+    """
+
+    window: int = 8
+    local_blocks: int = 2
+    local: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 2, 4))
+    global_block: TransformerConfig = field(default_factory=lambda: TransformerConfig(192, 6, 6))
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+
+class FlowOutput(NamedTuple):
+    """What the forward direction says of each frame.
+
+    Attributes:
+        noise: z, of the shape of y~.
+        log_prob: log p(y~_t | y~_<t, a_<=t) in nats, one number a frame, exact.
+        log_scale: sum of log scale over all blocks of the frame, one number a frame. The entropy of
+            the prediction is this plus that of the standard normal.
+    """
+
+    noise: Tensor
+    log_prob: Tensor
+    log_scale: Tensor
+
+
+@dataclass
+class FlowState:
+    """The past of each row.
+
+    Attributes:
+        cache: keys and values of the global block.
+        levels: the last frame before the first local block (y~), between the blocks, and after the
+            last one (u), each (B, N, C); zeros before the first frame.
+    """
+
+    cache: WindowCache
+    levels: tuple[Tensor, ...]
+
+    @staticmethod
+    def where(rows: Tensor, a: FlowState, b: FlowState) -> FlowState:
+        """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
+        levels = zip(a.levels, b.levels, strict=True)
+        return FlowState(
+            WindowCache.where(rows, a.cache, b.cache),
+            tuple(torch.where(rows[:, None, None], x, y) for x, y in levels),
+        )
+
+
+class Flow(nn.Module):
+    """The causal normalizing flow over noisy latents (STARFlow-V, section 3).
+
+    Args:
+        config: sizes.
+        tokens: N, tokens of a frame.
+        channels: C of a token.
+        condition: size of a frame's conditioning vector.
+    """
+
+    def __init__(self, config: FlowConfig, tokens: int, channels: int, condition: int) -> None:
+        super().__init__()
+        self.config, self.tokens, self.channels = config, tokens, channels
+        self.local_blocks = nn.ModuleList(
+            LocalBlock(config.local, tokens, channels, flip=index % 2 == 1)
+            for index in range(config.local_blocks)
+        )
+        self.global_block = GlobalBlock(
+            config.global_block, tokens, channels, config.window, condition
+        )
+
+    def forward(self, noisy: Tensor, condition: Tensor) -> FlowOutput:
+        """Score whole clips: noisy (B, T, N, C), condition (B, T, D); the first frame has no past."""
+        frames = rearrange(noisy, "b t n c -> (b t) n c")
+        levels, local_log_scale = self._local(frames)
+        hidden = levels[-1].reshape(noisy.shape)
+        affine = self.global_block(hidden, condition)
+        noise = affine.to_noise(hidden)
+        log_scale = local_log_scale.reshape(noisy.shape[:2]) + _frame_sum(affine.log_scale)
+        log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
+        return FlowOutput(noise, log_prob, log_scale)
+
+    def empty_state(self, batch: int) -> FlowState:
+        """The state before the first frame."""
+        cache = self.global_block.transformer.empty_cache(batch)
+        zeros = cache.keys.new_zeros(batch, self.tokens, self.channels)
+        return FlowState(cache, (zeros,) * (len(self.local_blocks) + 1))
+
+    def observe(
+        self, state: FlowState, noisy: Tensor, condition: Tensor
+    ) -> tuple[FlowState, FlowOutput]:
+        """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame."""
+        levels, local_log_scale = self._local(noisy)
+        hidden, previous = levels[-1], state.levels[-1]
+        cache = state.cache.clone()
+        context = self.global_block.begin_step(condition, cache)
+        affine = self.global_block.step(hidden, previous, context)
+        noise = affine.to_noise(hidden)
+        log_scale = local_log_scale + _frame_sum(affine.log_scale)
+        log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
+        return FlowState(cache.advanced(), levels), FlowOutput(noise, log_prob, log_scale)
+
+    def sample(
+        self, state: FlowState, noise: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next frame: inverts the global block, then the local ones, each from the last frame.
+
+        Args:
+            state: the past; not changed.
+            noise: z (B, N, C), already scaled by the temperature.
+            condition: (B, D).
+
+        Returns:
+            y~ (B, N, C), and the passes of each block, global block first: (B, blocks) int64.
+        """
+        sampler = self.config.sampler
+        context = self.global_block.begin_step(condition, state.cache.clone())
+        previous = state.levels[-1]
+        x, count = invert(
+            lambda x: self.global_block.step(x, previous, context),
+            noise, previous, self.global_block.order, sampler,
+        )
+        passes = [count]
+        for index in reversed(range(len(self.local_blocks))):
+            block = self.local_blocks[index]
+            x, count = invert(block, x, state.levels[index], block.order, sampler)
+            passes.append(count)
+        return x, torch.stack(passes, dim=1)
+
+    def with_sampler(self, sampler: SamplerConfig) -> None:
+        """Use another sampler from now on."""
+        self.config = replace(self.config, sampler=sampler)
+
+    def _local(self, frames: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """frames (B, N, C) through the local blocks: all levels, and the summed log scales (B,)."""
+        levels = [frames]
+        log_scale = frames.new_zeros(len(frames))
+        for block in self.local_blocks:
+            affine = block(levels[-1])
+            levels.append(affine.to_noise(levels[-1]))
+            log_scale = log_scale + _frame_sum(affine.log_scale)
+        return tuple(levels), log_scale
+
+
+def _frame_sum(values: Tensor) -> Tensor:
+    """Sum over tokens and channels of each frame."""
+    return reduce(values, "... n c -> ...", "sum")

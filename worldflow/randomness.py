@@ -1,0 +1,48 @@
+"""Noise from explicit generators: one for a whole batch, or one for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator | None]
+
+
+def normal(generators: Generators, batch: int, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Standard normal (batch, *shape) with the dtype and device of `like`, see `_draw`."""
+    return _draw(torch.randn, generators, batch, shape, like)
+
+
+def uniform(generators: Generators, batch: int, like: Tensor) -> Tensor:
+    """Uniform in [0, 1), (batch,), see `_draw`."""
+    return _draw(torch.rand, generators, batch, (), like)
+
+
+def _draw(
+    distribution: Callable[..., Tensor],
+    generators: Generators,
+    batch: int,
+    shape: Sequence[int],
+    like: Tensor,
+) -> Tensor:
+    """Draws on the CPU, so that a seed means the same numbers on every device.
+
+    Args:
+        generators: one CPU generator for the batch, or one a row. A row whose generator is None
+            gets zeros: its result is meant to be thrown away, and it uses up no random numbers.
+
+    Raises:
+        ValueError: as many generators as rows are needed.
+    """
+    if isinstance(generators, torch.Generator):
+        return distribution((batch, *shape), generator=generators).to(like)
+    if len(generators) != batch:
+        raise ValueError(f"{batch} rows need {batch} generators, got {len(generators)}")
+    rows = [
+        torch.zeros(tuple(shape)) if generator is None
+        else distribution(tuple(shape), generator=generator)
+        for generator in generators
+    ]
+    return torch.stack(rows).to(like)

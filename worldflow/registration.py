@@ -1,0 +1,23 @@
+"""Gymnasium ids, registered by string so that no environment is imported before it is made."""
+
+from __future__ import annotations
+
+import gymnasium
+
+ENTRY_POINTS = {
+    "worldflow/Catch-v0": "worldflow.envs.sources.catch:CatchEnv",
+    "worldflow/TakeCover-v0": "worldflow.envs.sources.takecover:TakeCoverEnv",
+}
+
+
+def register_envs() -> None:
+    """Register the learned world and the real sources; a second call changes nothing."""
+    if "StarFlowWorld-v0" in gymnasium.registry:
+        return
+    gymnasium.register(
+        "StarFlowWorld-v0",
+        entry_point="worldflow.envs.star_flow_world:StarFlowWorldEnv",
+        vector_entry_point="worldflow.envs.vector:StarFlowWorldVectorEnv",
+    )
+    for env_id, entry_point in ENTRY_POINTS.items():
+        gymnasium.register(env_id, entry_point=entry_point)

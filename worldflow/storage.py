@@ -1,0 +1,200 @@
+"""A world on disk: weights, config, calibration, contexts and card in one folder. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from worldflow.actions import ActionSpec
+from worldflow.errors import MissingHeadError, WorldflowError, WorldFormatError
+from worldflow.novelty import Calibration
+from worldflow.world_model import Contexts, WorldConfig, WorldModel, WorldSpec
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, CALIBRATION, CONTEXTS, CARD = (
+    "world.safetensors", "config.yaml", "calibration.json", "contexts.safetensors", "card.md",
+)
+SHIPPED = Path(__file__).parent / "worlds"
+
+
+def shipped_worlds() -> list[str]:
+    """Names of the worlds that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def save_world(world: WorldModel, folder: str | Path, card: str) -> None:
+    """Write a world's folder: complete under a temporary name first, then renamed.
+
+    Args:
+        world: calibrated and with contexts.
+        folder: is replaced if it holds a world, and refused if it holds anything else.
+        card: Markdown that says what the world learned from.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise WorldFormatError(
+            f"{folder} exists and holds no world ({CONFIG} is missing); choose another folder"
+        )
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    weights = {name: value.contiguous() for name, value in world.state_dict().items()}
+    save_file(weights, new / WEIGHTS)
+    spec = asdict(world.spec)
+    config = {"format_version": FORMAT_VERSION, "spec": _plain(spec)}
+    config["world"] = _plain(asdict(world.config))
+    (new / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    (new / CALIBRATION).write_text(json.dumps(world.calibration.to_dict(), indent=2) + "\n")
+    contexts = world.context
+    save_file(
+        {
+            "frames": torch.from_numpy(contexts.frames).contiguous(),
+            "actions": torch.from_numpy(contexts.actions).contiguous(),
+        },
+        new / CONTEXTS,
+    )
+    (new / CARD).write_text(card)
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_world(name: str | Path) -> WorldModel:
+    """The world of a folder, or a shipped world by its name, in eval mode on the CPU.
+
+    Raises:
+        WorldFormatError: there is no such world, or a file of it is missing, truncated, foreign, or
+            has tensors of the wrong shape.
+        MissingHeadError: the config names a head that the weights lack.
+    """
+    folder = _find(name)
+    config = _read_config(folder / CONFIG)
+    world_config, spec = config
+    calibration = Calibration.from_dict(
+        _read_json(folder / CALIBRATION), str(folder / CALIBRATION)
+    )
+    tensors = _read_tensors(folder / CONTEXTS)
+    if set(tensors) != {"frames", "actions"}:
+        raise WorldFormatError(
+            f"{folder / CONTEXTS}: expected tensors `frames` and `actions`, found {sorted(tensors)}"
+        )
+    contexts = Contexts(tensors["frames"].numpy(), tensors["actions"].numpy())
+    if contexts.frames.shape[1:] != (world_config.context, *spec.frame_shape):
+        raise WorldFormatError(
+            f"{folder / CONTEXTS}: `frames` has shape {contexts.frames.shape}; config.yaml says "
+            f"(M, {world_config.context}, {', '.join(map(str, spec.frame_shape))})"
+        )
+    world = WorldModel(world_config, spec, calibration, contexts)
+    _load_weights(world, folder / WEIGHTS)
+    return world.eval().requires_grad_(False)
+
+
+def _find(name: str | Path) -> Path:
+    for folder in (Path(name), SHIPPED / str(name)):
+        if folder.is_dir():
+            for file in (CONFIG, WEIGHTS, CALIBRATION, CONTEXTS):
+                if not (folder / file).is_file():
+                    raise WorldFormatError(
+                        f"{folder} is not a complete world: {file} is missing; "
+                        "restore it or pretrain again"
+                    )
+            return folder
+    raise WorldFormatError(
+        f"there is no world {str(name)!r}: neither a folder nor one of the shipped worlds "
+        f"({', '.join(shipped_worlds()) or 'none'})"
+    )
+
+
+def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WorldFormatError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
+        raise WorldFormatError(
+            f"{path}: `format_version` must be {FORMAT_VERSION}; the file is foreign or was "
+            "written by another version of worldflow"
+        )
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(WorldConfig), raw["world"])
+        config = OmegaConf.to_object(merged)
+        values = raw["spec"]
+        low, high = values["reward_range"]
+        height, width, colours = values["frame_shape"]
+        spec = WorldSpec(
+            action_spec=ActionSpec.from_dict(values["action_spec"]),
+            frame_shape=(int(height), int(width), int(colours)),
+            fps=float(values["fps"]),
+            source=dict(values["source"]),
+            reward_range=(float(low), float(high)),
+        )
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException, WorldflowError) as error:
+        first = str(error).splitlines()[0]
+        raise WorldFormatError(f"{path}: a field is missing or unknown: {first}") from error
+    assert isinstance(config, WorldConfig)
+    return config, spec
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise WorldFormatError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise WorldFormatError(f"{path} must hold one JSON object")
+    return values
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WorldFormatError(
+            f"{path} is truncated or not a safetensors file ({error}); restore it"
+        ) from error
+
+
+def _load_weights(world: WorldModel, path: Path) -> None:
+    found, expected = _read_tensors(path), world.state_dict()
+    for head in ("reward_head", "termination_head"):
+        needs = any(name.startswith(head) for name in expected)
+        if needs and not any(name.startswith(head) for name in found):
+            raise MissingHeadError(
+                f"{path} has no {head.replace('_', ' ')}, though config.yaml says it has; "
+                f"restore the file, or set world.heads.{head.split('_')[0]}: false in config.yaml"
+            )
+    missing, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or foreign:
+        raise WorldFormatError(
+            f"{path} does not belong to its config.yaml: {len(missing)} tensors are missing "
+            f"(first: {missing[:1]}), {len(foreign)} are foreign (first: {foreign[:1]})"
+        )
+    for name, value in expected.items():
+        if found[name].shape != value.shape:
+            raise WorldFormatError(
+                f"{path}: tensor {name} has shape {tuple(found[name].shape)}, config.yaml needs "
+                f"{tuple(value.shape)}"
+            )
+    world.load_state_dict(found, strict=True)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that safe YAML can write them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

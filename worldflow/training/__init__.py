@@ -1,0 +1,1 @@
+"""Pretraining: the codec first, then flow, denoiser and heads on its frozen latents."""

@@ -1,0 +1,206 @@
+"""The second stage: flow, denoiser and heads on the frozen codec's latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from worldflow.actions import ActionSpec
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.windows import ClipSampler, load_clips
+from worldflow.denoiser import tweedie
+from worldflow.training.logger import RunLogger
+from worldflow.training.loop import StageConfig, step_generators
+from worldflow.world_model import WorldModel
+
+VALIDATION_CLIPS = 64
+
+
+@dataclass
+class FlowTraining(StageConfig):
+    """Training of flow, denoiser and heads.
+
+    Attributes:
+        clip: frames of a training clip.
+        head_weight: of the heads' losses beside the denoiser's.
+    """
+
+    steps: int = 4000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    clip: int = 8
+    head_weight: float = 0.3
+
+
+@dataclass
+class Batch:
+    """Clips: latents (B, T, N, C), actions (B, T, ...), rewards, terminated, valid (B, T)."""
+
+    latents: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    valid: Tensor
+
+
+class LatentEpisodes:
+    """All episodes as latents in memory (a frame is N * C numbers), encoded once by the codec."""
+
+    def __init__(self, world: WorldModel, dataset: EpisodeDataset) -> None:
+        self.latents: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[np.ndarray] = []
+        self.terminated: list[np.ndarray] = []
+        with torch.no_grad():
+            for index in tqdm(range(len(dataset)), desc="encode frames", unit="episode"):
+                episode = dataset.read(index)
+                chunks = torch.from_numpy(episode.frames).split(64)
+                encoded = torch.cat([world.codec.encode_frames(chunk) for chunk in chunks])
+                self.latents.append(encoded.numpy())
+                self.actions.append(episode.actions)
+                self.rewards.append(episode.rewards)
+                self.terminated.append(episode.terminated)
+
+    def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
+        """The clips at (episode, first frame)."""
+        arrays = (self.latents, self.actions, self.rewards, self.terminated)
+        tensors = [torch.from_numpy(load_clips(array, picks, clip)[0]) for array in arrays]
+        valid = load_clips(self.rewards, picks, clip)[1]
+        return Batch(*tensors, valid=torch.from_numpy(valid))
+
+
+class FlowStage:
+    """Trains everything but the codec.
+
+    Args:
+        world: its codec is frozen.
+        config: how.
+        episodes: encoded by the codec.
+        lengths: frames of each episode.
+        train: indices of the episodes to learn from.
+        held_out: indices of the episodes to measure on.
+        seed: of all random choices.
+    """
+
+    name = "flow"
+
+    def __init__(
+        self, world: WorldModel, config: FlowTraining, episodes: LatentEpisodes,
+        lengths: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: int,
+    ) -> None:
+        self.world, self.config, self.episodes, self.seed = world, config, episodes, seed
+        self.train = ClipSampler(lengths, train, config.clip)
+        self.held_out = ClipSampler(lengths, held_out, config.clip)
+
+    def modules(self) -> list[nn.Module]:
+        """What the stage trains."""
+        world = self.world
+        heads = [h for h in (world.reward_head, world.termination_head) if h is not None]
+        return [world.conditioning, world.flow, world.denoiser, *heads]
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Gradients of the flow's NLL, of the denoiser's error and of the heads' losses.
+
+        One backward pass of the NLL gives both the flow's gradients and, at its input, the score
+        that the denoiser learns: the target costs nothing extra.
+        """
+        rng, generator = step_generators(self.seed, self.name, step)
+        batch = self.episodes.batch(self.train.sample(self.config.batch, rng), self.config.clip)
+        noisy = self._noisy(batch, generator).requires_grad_()
+        nll, count = self._nll(noisy, batch.actions, batch.valid)
+        nll.backward()
+        assert noisy.grad is not None
+        score = self.world.config.sigma * count * noisy.grad
+        losses = self._denoiser_and_heads(noisy.detach(), score, batch)
+        total = losses["denoiser"]
+        for name in ("reward", "termination"):
+            if name in losses:
+                total = total + self.config.head_weight * losses[name]
+        total.backward()
+        return {"nll": nll.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+    @torch.no_grad()
+    def validate(self, step: int, logger: RunLogger) -> None:
+        """Held-out NLL under true and wrong actions, denoiser and heads, all per dimension."""
+        rng, generator = step_generators(self.seed, self.name, 0)
+        picks = self.held_out.sample(VALIDATION_CLIPS, rng)
+        batch = self.episodes.batch(picks, self.config.clip)
+        noisy = self._noisy(batch, generator)
+        figures = {"held_out_nll": self._nll(noisy, batch.actions, batch.valid)[0].item()}
+        spec = self.world.action_spec
+        if spec.kind != "none":
+            wrong = wrong_actions(batch.actions, spec, rng)
+            nll = self._nll(noisy, wrong, batch.valid)[0].item()
+            figures["held_out_nll_wrong_action"] = nll
+            figures["held_out_action_gap"] = nll - figures["held_out_nll"]
+        losses = self._denoiser_and_heads(noisy, None, batch)
+        figures.update({f"held_out_{name}": loss.item() for name, loss in losses.items()})
+        logger.scalars(step, figures)
+        logger.picture(step, "real_above_dream", self._strip(batch))
+
+    def _noisy(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        return batch.latents + self.world.config.sigma * noise
+
+    def _nll(self, noisy: Tensor, actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean negative log-likelihood per latent (nats), and the number of latents it is over."""
+        out = self.world.flow(noisy, self.world.conditioning(actions))
+        count = valid.sum() * self.world.dimensions
+        return -(out.log_prob * valid).sum() / count, count
+
+    def _denoiser_and_heads(
+        self, noisy: Tensor, score: Tensor | None, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Losses; without a score, the denoiser's is the error of the denoised latents instead."""
+        world = self.world
+        prediction, features = world.denoiser(noisy, world.conditioning(batch.actions))
+        if score is not None:
+            error = (prediction - score).square()
+        else:
+            error = (tweedie(noisy, prediction, world.config.sigma) - batch.latents).square()
+        losses = {"denoiser": _mean(error.mean(dim=(2, 3)), batch.valid)}
+        # the first frame of a clip has no past to read a reward or an end from
+        later = batch.valid.clone()
+        later[:, 0] = False
+        if world.reward_head is not None:
+            logits = world.reward_head(features)
+            losses["reward"] = _mean(world.reward_head.loss(logits, batch.rewards), later)
+        if world.termination_head is not None:
+            logits = world.termination_head(features)
+            losses["termination"] = _mean(
+                world.termination_head.loss(logits, batch.terminated), later
+            )
+        return losses
+
+    def _strip(self, batch: Batch, clips: int = 3) -> np.ndarray:
+        """Pairs of rows: real frames through the codec, and the dream under the same actions."""
+        world, context = self.world, self.world.config.context
+        real = world.codec.decode_frames(batch.latents[:clips])
+        generator = torch.Generator().manual_seed(self.seed)
+        actions = batch.actions[:clips]
+        state = world.initial_state(real[:, :context], actions[:, :context], generator)
+        dreamed = list(real[:, :context].unbind(1))
+        for t in range(context, self.config.clip):
+            state, _ = world.step(state, actions[:, t], generator)
+            dreamed.append(state.frame)
+        rows = []
+        for clip in range(clips):
+            rows.append(torch.cat(list(real[clip]), dim=1))
+            rows.append(torch.cat([frame[clip] for frame in dreamed], dim=1))
+        return torch.cat(rows, dim=0).numpy()
+
+
+def wrong_actions(actions: Tensor, spec: ActionSpec, rng: np.random.Generator) -> Tensor:
+    """Other actions than the true ones: another choice, or those of another clip for a box."""
+    if spec.kind == "discrete":
+        shift = torch.from_numpy(rng.integers(1, max(spec.n, 2), tuple(actions.shape)))
+        return (actions + shift) % spec.n
+    return actions.roll(1, dims=0)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)
