@@ -138,7 +138,7 @@ def _set(node: DictConfig, key: str, value: Any, groups: set[str]) -> None:
     except ConfigKeyError as error:
         raise ConfigError(_unknown(str(error.full_key), node)) from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(f"{key}={value}: {_first_line(error)}") from error
+        raise ConfigError(f"{key}={value!r}: {_first_line(error)}") from error
 
 
 def _value(text: str) -> Any:
@@ -155,10 +155,10 @@ def _value(text: str) -> Any:
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config, inner nodes included."""
-    for name in node:
+    for name in map(str, node):
         key = f"{prefix}{name}"
         yield key
-        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, str(name)):
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         if isinstance(child := node[name], DictConfig):
             yield from _keys(child, f"{key}.")

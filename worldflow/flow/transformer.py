@@ -84,12 +84,16 @@ class VideoTransformer(nn.Module):
         """x (B, T, N, width), condition (B, T, D) to features (B, T, N, width)."""
         frames = x.shape[1]
         x = rearrange(x + self.position, "b t n d -> b (t n) d")
-        condition = repeat(condition, "b t d -> b (t n) d", n=self.tokens)
         mask = window_mask(frames, self.window, self.within)
         times = torch.arange(frames, device=x.device).repeat_interleave(self.tokens)
         rotation = self.rotary(times)
         for layer in self.layers:
-            x = layer(x, mask, layer.modulate(condition), rotation)
+            modulation = layer.modulate(condition)
+            if modulation is not None:  # one for a frame, the same for all its tokens
+                modulation = tuple(
+                    repeat(part, "b t d -> b (t n) d", n=self.tokens) for part in modulation
+                )
+            x = layer(x, mask, modulation, rotation)
         return rearrange(x, "b (t n) d -> b t n d", n=self.tokens)
 
     def empty_cache(self, batch: int) -> WindowCache:

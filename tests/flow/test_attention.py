@@ -1,0 +1,49 @@
+"""Rotary positions, masks and the ring cache, against what they must be."""
+
+from __future__ import annotations
+
+import torch
+
+from worldflow.flow.attention import TimeRotary, rotate
+from worldflow.flow.cache import WindowCache
+from worldflow.flow.transformer import window_mask, within_frame_mask
+
+
+def test_rotated_products_depend_on_the_time_difference_only() -> None:
+    rotary = TimeRotary(head_dim=8, window=5)
+    q, k = torch.randn(2, 1, 1, 1, 8).unbind(0)
+
+    def product(at: int, later: int) -> torch.Tensor:
+        angles = [tuple(a[None, None] for a in rotary(torch.tensor([t]))) for t in (at, later)]
+        return (rotate(q, angles[0]) * rotate(k, angles[1])).sum()
+
+    for start in (3, 17, 10_000, 123_456_789):
+        torch.testing.assert_close(product(0, 4), product(start, start + 4), atol=1e-5, rtol=0)
+    assert abs(product(0, 4) - product(0, 3)) > 1e-4
+
+
+def test_window_mask_by_hand() -> None:
+    mask = window_mask(3, 2, within_frame_mask(2, causal=True))
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 0],
+        [0, 0, 1, 1, 1, 1],
+    ]
+
+
+def test_ring_mask_by_hand() -> None:
+    cache = WindowCache.empty(1, 3, 1, 3, 1, 2, like=torch.zeros(()))
+    cache.time = torch.tensor([0, 2, 7])  # 7 goes into slot 1; slots 2 and 0 hold frames 5 and 6
+    within = within_frame_mask(1, causal=True)
+    assert cache.mask(within)[:, 0, 0].int().tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_write_goes_to_each_rows_own_slot() -> None:
+    cache = WindowCache.empty(1, 2, 1, 3, 1, 1, like=torch.zeros(()))
+    cache.time = torch.tensor([1, 5])
+    keys, values = cache.layer(0).write(torch.full((2, 1, 1, 1), 7.0), torch.ones(2, 1, 1, 1))
+    assert keys[:, 0, :, 0].tolist() == [[0.0, 7.0, 0.0], [0.0, 0.0, 7.0]]
+    assert values.sum() == 2 and cache.keys.sum() == 14

@@ -1,0 +1,161 @@
+"""The composed world: state, step, scores and what each row owes to itself alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from worldflow.actions import ActionSpec
+from worldflow.errors import ConfigError, DataError, MissingHeadError
+from worldflow.heads import HeadsConfig
+from worldflow.testing import tiny_config, tiny_world
+from worldflow.world_model import FULL_FORWARD_FRAMES, WorldConfig, WorldModel, WorldState
+
+SPECS = [
+    ActionSpec("discrete", n=3),
+    ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 2.0)),
+    ActionSpec("none"),
+]
+
+
+def actions_of(spec: ActionSpec, *shape: int) -> torch.Tensor:
+    if spec.kind == "box":
+        low, high = torch.tensor(spec.low), torch.tensor(spec.high)
+        return low + (high - low) * torch.rand(*shape, len(spec.low))
+    return torch.randint(max(spec.n, 1), shape)
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def start(world: WorldModel, rows: int, *seeds: int) -> WorldState:
+    frames = torch.from_numpy(world.context.frames[:rows])
+    actions = torch.from_numpy(world.context.actions[:rows])
+    return world.initial_state(frames, actions, generators(*seeds))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
+def test_a_step_predicts_everything_and_repeats_with_its_seed(spec: ActionSpec) -> None:
+    world = tiny_world(spec)
+    state = start(world, 2, 1, 2)
+    action = actions_of(spec, 2)
+    following, first = world.step(state, action, generators(3, 4))
+    again, second = world.step(state, action, generators(3, 4))
+    _, other = world.step(state, action, generators(5, 6))
+    assert first.frame.shape == (2, 64, 64, 3) and first.frame.dtype == torch.uint8
+    assert first.jacobi_iterations.shape == (2, 3)
+    assert first.terminated is not None and first.terminated.dtype == torch.bool
+    for name in ("log_likelihood", "bits_per_dim", "uncertainty", "novelty", "reward"):
+        value = getattr(first, name)
+        assert value.shape == (2,) and value.isfinite().all()
+        assert torch.equal(value, getattr(second, name))
+    assert torch.equal(following.frame, again.frame)
+    assert not torch.equal(first.latents, other.latents)
+
+
+@pytest.mark.parametrize("spec", SPECS[:2], ids=lambda s: s.kind)
+def test_actions_matter(spec: ActionSpec) -> None:
+    world = tiny_world(spec)
+    state = start(world, 1, 1)
+    one, two = (
+        (torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+        if spec.kind == "discrete" else (torch.zeros(1, 2), torch.ones(1, 2))
+    )
+    latents = [world.step(state, a, generators(3))[1].latents for a in (one, two)]
+    assert not torch.equal(*latents)
+
+
+def test_a_row_does_not_depend_on_the_other_rows() -> None:
+    world = tiny_world()
+    state = start(world, 3, 1, 2, 3)
+    _, one = world.step(state, torch.tensor([0, 1, 2]), generators(4, 5, 6))
+    _, two = world.step(state, torch.tensor([2, 1, 0]), generators(7, 5, 8))
+    assert torch.equal(one.latents[1], two.latents[1])
+    assert torch.equal(one.log_likelihood[1], two.log_likelihood[1])
+    assert torch.equal(one.frame[1], two.frame[1])
+
+
+def test_the_likelihood_of_a_dream_is_that_of_its_frames() -> None:
+    """Stepping and scoring agree: what step reports is the full forward's value for the sample."""
+    world = tiny_world().double()
+    state = start(world, 1, 1)
+    noisy = [state.flow.levels[0]]
+    reported, actions = [], torch.tensor([[0, 1, 2, 0, 1]])
+    # rebuild the same context: its noise came from the same seed
+    frames = torch.from_numpy(world.context.frames[:1])
+    context = world.noisy_latents(frames, generators(1))
+    torch.testing.assert_close(context[:, -1], noisy[0])
+    noisy = list(context.unbind(1))
+    for t in range(actions.shape[1]):
+        state, prediction = world.step(state, actions[:, t], generators(t))
+        noisy.append(state.flow.levels[0])
+        reported.append(prediction.log_likelihood)
+    all_actions = torch.cat((torch.from_numpy(world.context.actions[:1]), actions), 1)
+    out = world.flow(torch.stack(noisy, 1), world.conditioning(all_actions))
+    full = out.log_prob[:, world.config.context :]
+    torch.testing.assert_close(torch.stack(reported, 1), full, atol=1e-6, rtol=0)
+
+
+def test_scores_have_their_closed_forms() -> None:
+    world = tiny_world()
+    frames = torch.from_numpy(world.context.frames[:2])
+    actions = torch.from_numpy(world.context.actions[:2])
+    scores = world.score(frames, actions)
+    log_p = world.log_prob(frames, actions)
+    assert torch.equal(scores.log_likelihood, log_p)  # no generator: the same noise each time
+    torch.testing.assert_close(scores.bits_per_dim, -log_p / (world.dimensions * math.log(2)))
+    expected = (log_p - world.calibration.mean).abs() / world.calibration.std
+    torch.testing.assert_close(scores.novelty, expected)
+
+
+def test_entropy_of_the_identity_flow_is_that_of_the_normal() -> None:
+    world = WorldModel(tiny_config(), tiny_world().spec).eval()  # fresh weights: the identity
+    frames = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
+    scores = world.score(frames, torch.zeros(1, 2, dtype=torch.int64))
+    expected = 0.5 * world.dimensions * math.log(2 * math.pi * math.e)
+    torch.testing.assert_close(scores.uncertainty, torch.full((1, 2), expected))
+    assert scores.novelty.isnan().all()  # not calibrated
+
+
+def test_long_videos_are_scored_as_short_ones() -> None:
+    world = tiny_world().double()
+    length = FULL_FORWARD_FRAMES + 3
+    frames = torch.randint(0, 256, (1, length, 64, 64, 3), dtype=torch.uint8)
+    actions = torch.randint(3, (1, length))
+    incremental = world.log_prob(frames, actions)
+    noisy = world.noisy_latents(frames, torch.Generator().manual_seed(0))
+    full = world.flow(noisy, world.conditioning(actions)).log_prob
+    torch.testing.assert_close(incremental, full, atol=1e-6, rtol=0)
+
+
+def test_wrong_shapes_are_named() -> None:
+    world = tiny_world()
+    good = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
+    with pytest.raises(DataError, match="frames have shape"):
+        world.log_prob(good[..., :32, :], torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(DataError, match="actions have shape"):
+        world.log_prob(good, torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_a_world_without_a_head_says_so() -> None:
+    config = replace(tiny_config(), heads=HeadsConfig(hidden=8, reward=False))
+    world = tiny_world(config=config)
+    with pytest.raises(MissingHeadError, match="no reward head"):
+        world.require_heads()
+    _, prediction = world.step(start(world, 1, 1), torch.zeros(1, dtype=torch.int64), generators(2))
+    assert prediction.reward is None and prediction.terminated is not None
+
+
+def test_no_context_is_an_error() -> None:
+    with pytest.raises(DataError, match="no contexts"):
+        WorldModel(tiny_config(), tiny_world().spec).context  # noqa: B018
+
+
+@pytest.mark.parametrize("settings", [{"sigma": 0.0}, {"context": 0}])
+def test_bad_settings_are_named(settings: dict) -> None:
+    with pytest.raises(ConfigError, match="world"):
+        WorldConfig(**settings)

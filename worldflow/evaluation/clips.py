@@ -1,0 +1,83 @@
+"""Real clips of held-out episodes, against which dreams are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.windows import ClipSampler, load_clips
+from worldflow.errors import ConfigError, DataError
+
+STARTS = ("first", "random")
+
+
+@dataclass(frozen=True)
+class RealClips:
+    """B clips of real episodes, zero after an episode's end.
+
+    Attributes:
+        frames: (B, T, H, W, 3) uint8.
+        actions: (B, T, ...); `actions[:, t]` led to `frames[:, t]`.
+        valid: (B, T) bool, true at real frames.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    valid: np.ndarray
+
+
+def held_out_episodes(dataset: EpisodeDataset, fraction: float | None, seed: int) -> np.ndarray:
+    """Episodes that pretraining with the same fraction and seed did not see; all if None."""
+    if fraction is None:
+        return np.arange(len(dataset))
+    return split(dataset, fraction, seed)[1]
+
+
+def real_clips(
+    dataset: EpisodeDataset,
+    episodes: np.ndarray,
+    count: int,
+    length: int,
+    context: int,
+    start: str,
+    seed: int,
+) -> RealClips:
+    """Up to `count` clips, each from an episode of its own where there are enough.
+
+    Args:
+        dataset: to read from.
+        episodes: indices to choose from.
+        count: number of clips.
+        length: frames of a clip; a shorter episode gives a shorter clip, padded.
+        context: episodes that are not longer than this are left out.
+        start: "first": the clip begins with its episode; "random": anywhere it fits.
+        seed: of the choice.
+
+    Raises:
+        ConfigError: `start` is neither.
+        DataError: no episode is longer than the context.
+    """
+    if start not in STARTS:
+        raise ConfigError(f"start is {start!r}; use one of {', '.join(STARTS)}")
+    long = [int(index) for index in episodes if dataset.lengths[index] > context]
+    if not long:
+        raise DataError(
+            f"{dataset.folder}: no held-out episode is longer than the world's context of "
+            f"{context} frames; collect longer episodes"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = sorted(rng.permutation(long)[:count].tolist())
+    lengths = dataset.lengths.tolist()
+    picks = [
+        (episode, 0)
+        if start == "first"
+        else ClipSampler(lengths, [episode], length).sample(1, rng)[0]
+        for episode in chosen
+    ]
+    slices = [dataset.read(episode, begin, begin + length) for episode, begin in picks]
+    rows = [(row, 0) for row in range(len(slices))]
+    frames, valid = load_clips([s.frames for s in slices], rows, length)
+    actions, _ = load_clips([s.actions for s in slices], rows, length)
+    return RealClips(frames, actions, valid)

@@ -1,0 +1,196 @@
+"""`worldflow evaluate`: how well a world dreams on from held-out episodes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.errors import ConfigError, DataError
+from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
+from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
+from worldflow.evaluation.output import write_evaluation
+from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
+from worldflow.evaluation.speed import steps_per_second
+from worldflow.storage import load_world
+from worldflow.world_model import WorldModel
+
+
+@dataclass
+class DreamedWorld:
+    """Which world.
+
+    Attributes:
+        path: a world's name or folder.
+        temperature: factor on the noise of dreamed frames.
+    """
+
+    path: str = MISSING
+    temperature: float = 1.0
+
+
+@dataclass
+class HeldOutData:
+    """Which real episodes.
+
+    Attributes:
+        path: folder of a dataset.
+        held_out: share held out in pretraining; None: the world saw none of these episodes.
+        seed: seed of pretraining, which chose them.
+    """
+
+    path: str = MISSING
+    held_out: float | None = 0.1
+    seed: int = 0
+
+
+@dataclass
+class EvaluateConfig:
+    """Settings of `worldflow evaluate`.
+
+    Attributes:
+        world: the world.
+        data: the real episodes.
+        out: folder for `evaluation.json`, pictures, a video and `report.html`.
+        clips: held-out clips, each from an episode of its own.
+        horizon: dreamed steps; fewer where episodes are shorter.
+        start: "first": clips begin with their episodes; "random": anywhere.
+        samples: dreams of each clip.
+        batch: rows dreamed at once.
+        strips: clips shown as pictures.
+        speed_steps: timed steps, batch of one.
+        seed: of the choice of clips and of the noise.
+        progress: show progress bars.
+    """
+
+    world: DreamedWorld = field(default_factory=DreamedWorld)
+    data: HeldOutData = field(default_factory=HeldOutData)
+    out: str = MISSING
+    clips: int = 64
+    horizon: int = 60
+    start: str = "random"
+    samples: int = 4
+    batch: int = 16
+    strips: int = 4
+    speed_steps: int = 50
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "horizon", "samples", "batch", "strips", "speed_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and what it was measured on.
+
+    Attributes:
+        figures: JSON-able.
+        clips: the real clips.
+        dreams: from the clips' first frames, under their actions.
+        reconstructed: the clips through the codec, (B, T, H, W, 3) uint8.
+        fps: frames a second of the source.
+    """
+
+    figures: dict[str, Any]
+    clips: RealClips
+    dreams: Dreams
+    reconstructed: np.ndarray
+    fps: float
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Measure a world.
+
+    Raises:
+        WorldFormatError: the world cannot be loaded.
+        DataError: the dataset cannot be read, or does not fit the world.
+    """
+    world, dataset = load_world(config.world.path), EpisodeDataset(config.data.path)
+    _check_fit(world, dataset)
+    context = world.config.context
+    episodes = held_out_episodes(dataset, config.data.held_out, config.data.seed)
+    longest = int(dataset.lengths[episodes].max())
+    length = min(context + config.horizon, longest)
+    clips = real_clips(dataset, episodes, config.clips, length, context, config.start, config.seed)
+    dreams = dream(
+        world,
+        clips,
+        config.samples,
+        config.batch,
+        config.world.temperature,
+        config.seed,
+        config.progress,
+    )
+    reconstructed = reconstructions(world, clips, config.batch)
+    figures = _figures(config, world, clips, dreams, reconstructed)
+    return Evaluation(figures, clips, dreams, reconstructed, dataset.metadata.fps)
+
+
+def main(config: EvaluateConfig) -> None:
+    """The command `worldflow evaluate`."""
+    evaluation = evaluate(config)
+    write_evaluation(evaluation, Path(config.out), config.strips)
+    figures = evaluation.figures
+    for name, estimate in figures["psnr"].items():
+        interval = f"[{estimate['low']:.2f}, {estimate['high']:.2f}]"
+        print(f"PSNR of {name:16} {estimate['mean']:7.2f} dB {interval}")
+    for name, value in figures["nll_per_latent"].items():
+        print(f"NLL a latent, {name:13} {value:7.4f} nats")
+    print(f"steps a second      {figures['steps_per_second']:11.1f}")
+    print(f"written to {config.out}; open {Path(config.out) / 'report.html'}")
+
+
+def _figures(
+    config: EvaluateConfig,
+    world: WorldModel,
+    clips: RealClips,
+    dreams: Dreams,
+    reconstructed: np.ndarray,
+) -> dict[str, Any]:
+    context = world.config.context
+    valid = clips.valid[:, context:]
+    squared = errors(clips, dreams, reconstructed, context)
+    of_clips = {name: (e * valid).sum(1) / valid.sum(1) for name, e in squared.items()}
+    novelty, nll = novelty_curves(world, clips, dreams, config.batch, config.seed)
+    nll["noise floor"] = 0.5 * math.log(2 * math.pi * math.e * world.config.sigma**2)
+    passes = dreams.iterations[:, valid].mean(axis=(0, 1))
+    speed = steps_per_second(world, steps=config.speed_steps, seed=config.seed)
+    return {
+        "settings": asdict(config),
+        "context": context,
+        "clips": len(clips.frames),
+        "steps": np.arange(1, valid.shape[1] + 1).tolist(),
+        "clips_at_step": valid.sum(axis=0).tolist(),
+        "psnr": {n: bootstrap(decibels(e)).to_dict() for n, e in of_clips.items()},
+        "psnr_over_time": {n: _listed(psnr_over_time(e, valid)) for n, e in squared.items()},
+        "novelty_over_time": {name: _listed(curve) for name, curve in novelty.items()},
+        "nll_per_latent": nll,
+        "jacobi_iterations": {
+            "global" if i == 0 else f"local {i}": float(n) for i, n in enumerate(passes)
+        },
+        "tokens": world.tokens,
+        "steps_per_second": speed,
+    }
+
+
+def _listed(curve: np.ndarray) -> list[float | None]:
+    """As JSON has no NaN: None where no clip is that long."""
+    return [None if math.isnan(value) else value for value in curve.tolist()]
+
+
+def _check_fit(world: WorldModel, dataset: EpisodeDataset) -> None:
+    wanted = (tuple(world.frame_shape), world.action_spec)
+    if (tuple(dataset.frame_shape), dataset.action_spec) != wanted:
+        raise DataError(
+            f"{dataset.folder}: frame_shape {tuple(dataset.frame_shape)} and action_spec "
+            f"{dataset.action_spec} do not fit the world's {wanted[0]} and {wanted[1]}; "
+            "evaluate it on data of its own source"
+        )

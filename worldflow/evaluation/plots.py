@@ -1,0 +1,125 @@
+"""Line and bar charts as SVG text, for reports that need no other file and no plotting library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 560, 300  # pixels
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 42  # margins
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b")
+
+Points = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers between `low` and `high`."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = min((m * power for m in (1, 2, 5, 10) if m * power >= raw), default=10 * power)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def line_chart(title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -> str:
+    """An SVG chart of named lines; points that are not finite are left out.
+
+    Args:
+        title: above the chart.
+        x_label: below the x axis.
+        y_label: beside the y axis.
+        series: name to x (n,) and y (n,).
+    """
+    lines = {name: _finite(x, y) for name, (x, y) in series.items()}
+    lines = {name: line for name, line in lines.items() if len(line)}
+    if not lines:
+        return _frame(title, x_label, y_label, ['<text x="60" y="150">no data</text>'])
+    points = np.concatenate(list(lines.values()))
+    x_range, y_range = (_range(points[:, i]) for i in (0, 1))
+    parts = _axes(x_range, y_range)
+    for index, (name, line) in enumerate(lines.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        path = " ".join(f"{_x(a, x_range):.1f},{_y(b, y_range):.1f}" for a, b in line)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        place = f'x="{WIDTH - RIGHT - 4}" y="{TOP + 14 + 15 * index}"'
+        parts.append(
+            f'<text {place} fill="{colour}" text-anchor="end" paint-order="stroke" stroke="#fff" '
+            f'stroke-width="3">{escape(name)}</text>'
+        )
+    return _frame(title, x_label, y_label, parts)
+
+
+def bar_chart(title: str, y_label: str, bars: Mapping[str, tuple[float, float, float]]) -> str:
+    """An SVG chart of bars with intervals: name to (value, low, high)."""
+    y_range = _range(np.array([0.0, *np.ravel(list(bars.values()))]))
+    parts = _axes(None, y_range)
+    slot = (WIDTH - LEFT - RIGHT) / len(bars)
+    for index, (name, (value, low, high)) in enumerate(bars.items()):
+        centre = LEFT + slot * (index + 0.5)
+        top, base = sorted((_y(value, y_range), _y(0.0, y_range)))
+        parts.append(
+            f'<rect x="{centre - slot / 4:.1f}" y="{top:.1f}" width="{slot / 2:.1f}" '
+            f'height="{base - top:.1f}" fill="{COLOURS[index % len(COLOURS)]}" opacity="0.75"/>'
+        )
+        ends = f'y1="{_y(low, y_range):.1f}" y2="{_y(high, y_range):.1f}"'
+        parts.append(f'<line x1="{centre:.1f}" x2="{centre:.1f}" {ends} stroke="#222"/>')
+        text = f"{escape(name)}: {value:.3f}"
+        place = f'x="{centre:.1f}" y="{HEIGHT - BOTTOM + 16}"'
+        parts.append(f'<text {place} text-anchor="middle">{text}</text>')
+    return _frame(title, "", y_label, parts)
+
+
+def _finite(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> np.ndarray:
+    points = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)], axis=1)
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * (high - low) or max(abs(low) * 0.05, 0.5)
+    return low - margin, high + margin
+
+
+def _x(value: float, limits: tuple[float, float]) -> float:
+    share = (value - limits[0]) / (limits[1] - limits[0])
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _y(value: float, limits: tuple[float, float]) -> float:
+    share = (value - limits[0]) / (limits[1] - limits[0])
+    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+
+def _axes(x_range: tuple[float, float] | None, y_range: tuple[float, float]) -> list[str]:
+    parts = []
+    for value in ticks(*y_range):
+        y = _y(value, y_range)
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+        )
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in ticks(*x_range) if x_range else []:
+        place = f'x="{_x(value, x_range):.1f}" y="{HEIGHT - BOTTOM + 16}"' if x_range else ""
+        parts.append(f'<text {place} text-anchor="middle">{value:g}</text>')
+    return parts
+
+
+def _frame(title: str, x_label: str, y_label: str, parts: list[str]) -> str:
+    middle, below = HEIGHT // 2, f'x="{WIDTH // 2}" y="{HEIGHT - 8}" text-anchor="middle"'
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"'
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
+            'font-family="sans-serif" font-size="11" role="img">',
+            f'<text x="{LEFT}" y="18" font-size="13" font-weight="bold">{escape(title)}</text>',
+            f"<text {below}>{escape(x_label)}</text>",
+            f'<text x="14" y="{middle}" text-anchor="middle" '
+            f'transform="rotate(-90 14 {middle})">{escape(y_label)}</text>',
+            *parts,
+            "</svg>",
+        ]
+    )

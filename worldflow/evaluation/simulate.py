@@ -1,0 +1,147 @@
+"""Dreams beside reality: open-loop rollouts under the actions of real clips, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from worldflow.evaluation.clips import RealClips
+from worldflow.evaluation.metrics import masked_mean, squared_error
+from worldflow.training.flow_stage import wrong_actions
+from worldflow.world_model import Scores, WorldModel
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """S dreams of each of B clips, under the clips' actions; T' = T - context steps.
+
+    Attributes:
+        frames: (S, B, T', H, W, 3) uint8.
+        log_likelihood: of the dreamed frames, nats, (S, B, T').
+        novelty: (S, B, T').
+        iterations: Jacobi passes of each block, the global one first, (S, B, T', blocks).
+    """
+
+    frames: np.ndarray
+    log_likelihood: np.ndarray
+    novelty: np.ndarray
+    iterations: np.ndarray
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` that cover `count` rows."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def dream(
+    world: WorldModel,
+    clips: RealClips,
+    samples: int,
+    batch: int,
+    temperature: float,
+    seed: int,
+    progress: bool = True,
+) -> Dreams:
+    """Dream on from the first K = `world.config.context` frames of each clip.
+
+    Args:
+        world: in eval mode.
+        clips: their first K frames are given, the rest is dreamed.
+        samples: S, dreams of each clip, with different noise.
+        batch: rows dreamed at once.
+        temperature: factor on the noise of the dreamed frames.
+        seed: of the noise.
+        progress: show a progress bar.
+    """
+    context, count, length = world.config.context, *clips.valid.shape
+    generator = torch.Generator().manual_seed(seed)
+    rows = np.tile(np.arange(count), samples)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in Dreams.__dataclass_fields__}
+    total = len(list(chunks(len(rows), batch))) * (length - context)
+    with tqdm(total=total, desc="dream", unit="step", disable=not progress) as bar:
+        for piece in chunks(len(rows), batch):
+            frames = torch.from_numpy(clips.frames[rows[piece]])
+            actions = torch.from_numpy(clips.actions[rows[piece]])
+            state = world.initial_state(frames[:, :context], actions[:, :context], generator)
+            steps: dict[str, list[torch.Tensor]] = {name: [] for name in parts}
+            for t in range(context, length):
+                state, made = world.step(state, actions[:, t], generator, temperature)
+                steps["frames"].append(made.frame)
+                steps["log_likelihood"].append(made.log_likelihood)
+                steps["novelty"].append(made.novelty)
+                steps["iterations"].append(made.jacobi_iterations)
+                bar.update()
+            for name, values in steps.items():
+                parts[name].append(torch.stack(values, dim=1).cpu().numpy())
+    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return Dreams(**{n: a.reshape(samples, count, *a.shape[1:]) for n, a in joined.items()})
+
+
+def reconstructions(world: WorldModel, clips: RealClips, batch: int) -> np.ndarray:
+    """The clips' frames through the codec and back, (B, T, H, W, 3) uint8."""
+    pieces = [
+        world.reconstruct(torch.from_numpy(clips.frames[piece])).cpu().numpy()
+        for piece in chunks(len(clips.frames), batch)
+    ]
+    return np.concatenate(pieces)
+
+
+def scores(world: WorldModel, clips: RealClips, actions: np.ndarray, batch: int) -> Scores:
+    """What the world says of the real frames under some actions (B, T, ...): fields (B, T)."""
+    pieces = [
+        world.score(torch.from_numpy(clips.frames[piece]), torch.from_numpy(actions[piece]))
+        for piece in chunks(len(clips.frames), batch)
+    ]
+    return Scores(
+        **{
+            name: torch.cat([getattr(piece, name) for piece in pieces]).cpu()
+            for name in Scores.__dataclass_fields__
+        }
+    )
+
+
+def errors(
+    clips: RealClips, dreams: Dreams, reconstructed: np.ndarray, context: int
+) -> dict[str, np.ndarray]:
+    """Mean squared errors (B, T') over the dreamed steps, in squared grey levels.
+
+    Of the dream (mean over its samples), of the last given frame repeated, and of the real frames
+    through the codec and back, which no dream can be better than.
+    """
+    real = clips.frames[:, context:]
+    return {
+        "dream": squared_error(dreams.frames, real[None]).mean(axis=0),
+        "copy last frame": squared_error(clips.frames[:, context - 1 : context], real),
+        "codec": squared_error(reconstructed[:, context:], real),
+    }
+
+
+def novelty_curves(
+    world: WorldModel, clips: RealClips, dreams: Dreams, batch: int, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Novelty over the dreamed steps, and the mean NLL per latent in nats.
+
+    Returns:
+        novelty (T',) of real frames, of real frames under wrong actions, and of dreams; and the NLL
+        of the real frames under the true actions and under wrong ones (absent without actions).
+    """
+    context = world.config.context
+    valid = clips.valid[:, context:]
+    curves, nll = {}, {}
+    taken = {"real": clips.actions}
+    if world.action_spec.kind != "none":
+        wrong = wrong_actions(
+            torch.from_numpy(clips.actions), world.action_spec, np.random.default_rng(seed)
+        )
+        taken["wrong actions"] = wrong.numpy()
+    for name, actions in taken.items():
+        scored = scores(world, clips, actions, batch)
+        curves[name] = masked_mean(scored.novelty.numpy()[:, context:], valid)
+        likelihood = scored.log_likelihood.numpy()[:, context:][valid]
+        nll[name] = float(-likelihood.mean() / world.dimensions)
+    curves["dream"] = masked_mean(dreams.novelty.mean(axis=0), valid)
+    return curves, nll

@@ -1,0 +1,72 @@
+"""H.264 videos of dream and reality beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from worldflow.evaluation.strips import GAP, HEADER_HEIGHT, enlarge, write_text
+
+
+def beside(columns: Mapping[str, np.ndarray], scale: int = 4) -> np.ndarray:
+    """Videos next to each other, labelled and enlarged without smoothing.
+
+    Args:
+        columns: label to frames (T, H, W, 3) uint8, left first, all of one shape.
+        scale: whole factor of enlargement.
+
+    Returns:
+        (T, H', W', 3) uint8 with even H' and W', as H.264 needs.
+
+    Raises:
+        ValueError: no columns, or columns of different shapes.
+    """
+    shapes = {frames.shape for frames in columns.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"the columns need one shape, got {sorted(shapes)}")
+    count, height, width, _ = next(iter(shapes))
+    height, width = height * scale, width * scale
+    total = len(columns) * (width + GAP) - GAP
+    whole = HEADER_HEIGHT + height
+    canvas = np.full((count, whole + whole % 2, total + total % 2, 3), 255, dtype=np.uint8)
+    header = canvas[0]
+    for column, (label, frames) in enumerate(columns.items()):
+        left = column * (width + GAP)
+        write_text(header, label, left + 2, HEADER_HEIGHT - 4)
+        canvas[:, HEADER_HEIGHT : HEADER_HEIGHT + height, left : left + width] = enlarge(
+            frames, scale
+        )
+    canvas[1:, :HEADER_HEIGHT] = header[:HEADER_HEIGHT]
+    return canvas
+
+
+def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write an mp4 that any player opens (H.264, yuv420p), whole or not at all.
+
+    Args:
+        path: ends in `.mp4`; its folder exists.
+        frames: (T, H, W, 3) uint8 with even H and W.
+        fps: frames a second.
+
+    Raises:
+        ValueError: no frames, odd sizes, or fps not positive.
+    """
+    if frames.ndim != 4 or len(frames) == 0 or frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"a video needs frames (T, H, W, 3) of even size, got {frames.shape}")
+    if fps <= 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    temporary = path.with_name(f".{path.stem}.partial.mp4")
+    with av.open(str(temporary), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18"}
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    temporary.replace(path)
