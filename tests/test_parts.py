@@ -162,7 +162,9 @@ def test_calibration_of_a_known_sample() -> None:
     calibration = Calibration.fit(values)
     assert calibration.mean == 50.0 and calibration.frames == 101
     assert calibration.quantiles[4] == 50.0 and calibration.quantiles[1] == 1.0
-    novelty = calibration.novelty(torch.tensor([50.0, 50.0 + calibration.std, 50 - calibration.std]))
+    novelty = calibration.novelty(
+        torch.tensor([50.0, 50.0 + calibration.std, 50 - calibration.std])
+    )
     torch.testing.assert_close(novelty, torch.tensor([0.0, 1.0, 1.0]))
     assert Calibration.from_dict(calibration.to_dict(), "x") == calibration
 
@@ -198,7 +200,11 @@ def test_actions_are_validated() -> None:
     box = ActionSpec("box", low=(0.0, 0.0), high=(1.0, 1.0))
     assert box.validate(np.array([[0, 1]])).dtype == np.float32
     for spec, bad in (
-        (discrete, [3]), (discrete, [0.5]), (box, [[0.0]]), (box, [[0.0, np.nan]]), (box, [[0, 2]])
+        (discrete, [3]),
+        (discrete, [0.5]),
+        (box, [[0.0]]),
+        (box, [[0.0, np.nan]]),
+        (box, [[0, 2]]),
     ):
         with pytest.raises(DataError):
             spec.validate(np.array(bad))

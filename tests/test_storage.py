@@ -23,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "spec", [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1.0,), high=(1.0,)),
-             ActionSpec("none")],
+    "spec",
+    [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1.0,), high=(1.0,)), ActionSpec("none")],
     ids=lambda s: s.kind,
 )
 def test_a_saved_world_dreams_the_same(tmp_path: Path, spec: ActionSpec) -> None:
@@ -45,7 +45,11 @@ def test_a_saved_world_dreams_the_same(tmp_path: Path, spec: ActionSpec) -> None
 
 def test_the_folder_holds_no_pickle_and_can_be_replaced(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
-        "calibration.json", "card.md", "config.yaml", "contexts.safetensors", "world.safetensors",
+        "calibration.json",
+        "card.md",
+        "config.yaml",
+        "contexts.safetensors",
+        "world.safetensors",
     ]
     save_world(tiny_world(seed=1), folder, "another")
     assert (folder / "card.md").read_text() == "another"

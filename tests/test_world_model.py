@@ -63,7 +63,8 @@ def test_actions_matter(spec: ActionSpec) -> None:
     state = start(world, 1, 1)
     one, two = (
         (torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
-        if spec.kind == "discrete" else (torch.zeros(1, 2), torch.ones(1, 2))
+        if spec.kind == "discrete"
+        else (torch.zeros(1, 2), torch.ones(1, 2))
     )
     latents = [world.step(state, a, generators(3))[1].latents for a in (one, two)]
     assert not torch.equal(*latents)

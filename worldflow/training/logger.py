@@ -55,6 +55,6 @@ class RunLogger:
             if not line.endswith("\n"):  # a kill cut the last line
                 continue
             entry = json.loads(line)
-            if not entry["tag"].startswith(f"{self.stage}/") or entry["step"] < start:
+            if not entry["tag"].startswith(f"{self.stage}/") or entry["step"] <= start:
                 kept.append(line)
         write_atomically(self.path, "".join(kept).encode())

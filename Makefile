@@ -1,0 +1,53 @@
+# Every target makes its own virtual environment first; nothing but Python 3.11 is needed.
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint types bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+# The demo's settings: `make demo ARGS="out=runs/other"`.
+ARGS ?=
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## collect, learn a world, train an agent in it, play the real game: runs/demo/
+	$(BIN)/worldflow demo $(ARGS)
+
+test: $(VENV)/.test  ## the test suite, without the slow tests
+	$(BIN)/pytest
+
+slow: $(VENV)/.test  ## the slow tests only
+	$(BIN)/pytest -m slow --timeout 3600
+
+lint: $(VENV)/.dev types  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.typecheck $(BIN)/mypy -p worldflow
+
+bench: $(VENV)/.demo  ## steps per second of a world of random weights
+	$(BIN)/worldflow bench $(ARGS)
+
+# mypy knows no package-dir mapping: this farm of links shows it the installed layout.
+types:
+	@rm -rf .typecheck && mkdir -p .typecheck/worldflow
+	@ln -s $(CURDIR)/worldflow/* $(CURDIR)/envs $(CURDIR)/agents $(CURDIR)/configs .typecheck/worldflow/
+
+clean:  ## remove what the tools leave behind; keeps .venv and runs
+	rm -rf build dist *.egg-info .typecheck .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --editable '.[dev]'
+	@touch $@

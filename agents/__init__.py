@@ -1,0 +1,1 @@
+"""Agents: training in the dream, evaluation in the dream and in reality."""

@@ -1,0 +1,124 @@
+"""The learning algorithms and their settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from worldflow.errors import ConfigError
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO}
+
+
+@dataclass
+class PPOConfig:
+    """Settings of PPO, under Stable-Baselines3's names.
+
+    Attributes:
+        learning_rate: Adam's, falling linearly to zero where `anneal` is set.
+        anneal: whether the learning rate falls over the run.
+        n_steps: steps of each env in a rollout.
+        batch_size: samples in a minibatch; divides n_steps * num_envs.
+        n_epochs: passes over a rollout.
+        gamma: discount.
+        gae_lambda: bias against variance of the advantage.
+        clip_range: clip of the probability ratio.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: clip of the gradient's norm.
+        features_dim: width of the image encoder's output.
+    """
+
+    learning_rate: float = 1e-3
+    anneal: bool = True
+    n_steps: int = 64
+    batch_size: int = 128
+    n_epochs: int = 4
+    gamma: float = 0.97
+    gae_lambda: float = 0.8
+    clip_range: float = 0.2
+    ent_coef: float = 0.01
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    features_dim: int = 256
+
+
+@dataclass
+class AgentConfig:
+    """An agent: algorithm, network and what it sees.
+
+    Attributes:
+        algorithm: "ppo".
+        policy: Stable-Baselines3's policy class.
+        num_envs: imagined episodes advanced together.
+        frame_stack: frames that the agent sees at once; 1 where one frame tells all.
+        hyperparameters: the algorithm's own settings.
+
+    Raises:
+        ConfigError: the algorithm is unknown, or a rollout does not split into minibatches.
+    """
+
+    algorithm: str = "ppo"
+    policy: str = "CnnPolicy"
+    num_envs: int = 16
+    frame_stack: int = 1
+    hyperparameters: PPOConfig = field(default_factory=PPOConfig)
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(
+                f"agent.algorithm is {self.algorithm!r}; use one of {', '.join(ALGORITHMS)}"
+            )
+        for name in ("num_envs", "frame_stack"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be at least 1")
+        rollout = self.num_envs * self.hyperparameters.n_steps
+        if rollout % self.hyperparameters.batch_size:
+            raise ConfigError(
+                f"agent.hyperparameters.batch_size is {self.hyperparameters.batch_size}; it must "
+                f"divide a rollout of num_envs * n_steps = {rollout} samples"
+            )
+
+
+def build(
+    config: AgentConfig, venv: VecEnv, seed: int, device: str, tensorboard: Path | None
+) -> BaseAlgorithm:
+    """A new learner on `venv`, seeded, logging to the folder `tensorboard` if given."""
+    settings = config.hyperparameters
+    rate = settings.learning_rate
+    return PPO(
+        config.policy,
+        venv,
+        learning_rate=LinearDecay(rate) if settings.anneal else rate,
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        n_epochs=settings.n_epochs,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        ent_coef=settings.ent_coef,
+        vf_coef=settings.vf_coef,
+        max_grad_norm=settings.max_grad_norm,
+        policy_kwargs={"features_extractor_kwargs": {"features_dim": settings.features_dim}},
+        tensorboard_log=None if tensorboard is None else str(tensorboard),
+        seed=seed,
+        device=device,
+    )
+
+
+@dataclass
+class LinearDecay:
+    """A learning rate that falls from `start` to zero.
+
+    A class and not a closure, since it is saved with the agent.
+    """
+
+    start: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The rate with this share (1 to 0) of the run still to come."""
+        return self.start * progress_remaining

@@ -1,0 +1,195 @@
+"""`worldflow evaluate-agent`: an agent beside a random policy, in the dream and in reality."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from worldflow.agents.play import (
+    AgentPolicy,
+    Batch,
+    DreamBatch,
+    Eyes,
+    Policy,
+    RandomPolicy,
+    RealBatch,
+    play_episodes,
+)
+from worldflow.agents.saved import load_agent
+from worldflow.agents.summary import Summary, save_report, table
+from worldflow.envs.imagination import Imagination
+from worldflow.envs.sources import SourceConfig, make_source
+from worldflow.envs.spaces import action_space, action_spec
+from worldflow.errors import ConfigError
+from worldflow.storage import load_world
+from worldflow.world_model import WorldModel
+
+REPORT = "evaluation.json"
+
+
+@dataclass
+class AgentPath:
+    """Which agent.
+
+    Attributes:
+        path: folder that `worldflow train-agent` wrote.
+    """
+
+    path: str = MISSING
+
+
+@dataclass
+class EvaluationWorld:
+    """Which world; what is null is as in the agent's training.
+
+    Attributes:
+        path: a world's name or folder.
+        horizon: steps after which an imagined episode is truncated.
+        temperature: factor on the noise of imagined frames.
+    """
+
+    path: str | None = None
+    horizon: int | None = None
+    temperature: float | None = None
+
+
+@dataclass
+class EvaluateAgentConfig:
+    """Settings of `worldflow evaluate-agent`.
+
+    Attributes:
+        agent: the agent.
+        world: the world for the dream, and from which the real environment is known.
+        episodes: episodes of each of the four plays.
+        seed: episode e starts from `seed + e`.
+        num_envs: episodes that run side by side.
+        deterministic: the agent takes its most probable action; otherwise it draws one.
+        dream: play in the world.
+        real: play in the environment from which the world was learned.
+        eyes: what the agent sees in reality: "raw" frames, or those that passed the world's
+            "codec", as all frames of its training did.
+        out: where the report is written; `evaluation.json` in the agent's folder if null.
+        progress: show progress bars.
+    """
+
+    agent: AgentPath = field(default_factory=AgentPath)
+    world: EvaluationWorld = field(default_factory=EvaluationWorld)
+    episodes: int = 100
+    seed: int = 10_000
+    num_envs: int = 16
+    deterministic: bool = True
+    dream: bool = True
+    real: bool = True
+    eyes: str = "raw"
+    out: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.eyes not in ("raw", "codec"):
+            raise ConfigError(f"eyes is {self.eyes!r}; use raw or codec")
+
+
+def codec_eyes(world: WorldModel) -> Eyes:
+    """Frames as the world's codec shows them."""
+    device = next(world.parameters()).device
+
+    def see(frames: np.ndarray) -> np.ndarray:
+        return world.reconstruct(torch.from_numpy(frames).to(device)).cpu().numpy()
+
+    return see
+
+
+def make_real(world: WorldModel, num_envs: int) -> RealBatch:
+    """The real environments from which a world was learned.
+
+    Raises:
+        ConfigError: the world was learned from video alone, or its frames or actions differ from
+            the environment's.
+    """
+    source = world.spec.source
+    if not source.get("env_id"):
+        raise ConfigError("this world was learned from no environment; set real=false")
+    envs = [make_source(SourceConfig(**source)) for _ in range(num_envs)]
+    shape, actions = envs[0].observation_space.shape, action_spec(envs[0].action_space)
+    if shape != tuple(world.frame_shape) or actions != world.action_spec:
+        raise ConfigError(
+            f"{source['env_id']} has frames {shape} and actions {actions}, but the world "
+            f"{tuple(world.frame_shape)} and {world.action_spec}"
+        )
+    return RealBatch(envs)
+
+
+def _check_fit(model: BaseAlgorithm, frame_stack: int, world: WorldModel) -> None:
+    height, width, channels = world.frame_shape
+    wanted = (channels * frame_stack, height, width)
+    if model.observation_space.shape != wanted or model.action_space != action_space(
+        world.action_spec
+    ):
+        raise ConfigError(
+            f"the agent sees {model.observation_space.shape} and acts in {model.action_space}, but "
+            f"this world gives {wanted} and takes {world.action_spec}: use the agent's own world"
+        )
+
+
+def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
+    """Play the agent and a random policy on the same seeds, in the dream and in reality.
+
+    Raises:
+        ConfigError: no such agent, nothing to play in, or no real environment for this world.
+        WorldFormatError: the world cannot be loaded.
+    """
+    if not (config.dream or config.real):
+        raise ConfigError("dream=false and real=false leave nothing to play in")
+    model, card = load_agent(config.agent.path)
+    trained, wanted = card.world, config.world
+    world = load_world(trained.path if wanted.path is None else wanted.path)
+    _check_fit(model, card.agent.frame_stack, world)
+    set_random_seed(config.seed)
+    policies: dict[str, Policy] = {
+        "random": RandomPolicy(world.action_spec),
+        "agent": AgentPolicy(model, config.deterministic),
+    }
+    rows = min(config.num_envs, config.episodes)
+    summaries: list[Summary] = []
+
+    def play(place: str, batch: Batch, eyes: Eyes | None) -> None:
+        for name, policy in policies.items():
+            label = f"{name} in the {place}" if place == "dream" else f"{name} in reality"
+            played = play_episodes(
+                batch,
+                policy,
+                config.episodes,
+                config.seed,
+                card.agent.frame_stack,
+                eyes,
+                label if config.progress else None,
+            )
+            summaries.append(Summary.of(place, name, played))
+
+    if config.dream:
+        horizon = trained.horizon if wanted.horizon is None else wanted.horizon
+        heat = trained.temperature if wanted.temperature is None else wanted.temperature
+        play("dream", DreamBatch(Imagination(world, rows, horizon, heat)), None)
+    if config.real:
+        real = make_real(world, rows)
+        play("real", real, codec_eyes(world) if config.eyes == "codec" else None)
+        real.close()
+    return summaries
+
+
+def main(config: EvaluateAgentConfig) -> None:
+    """The command `worldflow evaluate-agent`."""
+    summaries = evaluate_agent(config)
+    path = Path(config.agent.path) / REPORT if config.out is None else Path(config.out)
+    save_report(summaries, asdict(config), path)
+    print(table(summaries))
+    print(f"report written to {path}")

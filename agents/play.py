@@ -1,0 +1,227 @@
+"""Playing a fixed set of seeded episodes, in the dream or in reality, many at once.
+
+Episode e always starts from `seed + e` and is played to its end. So the sample does not depend on
+how many episodes run side by side, and short episodes are not counted more often than long ones,
+as they are when one stops after the first N that end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from tqdm import tqdm
+
+from worldflow.actions import ActionSpec
+from worldflow.envs.imagination import Imagination
+from worldflow.errors import DataError
+
+Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
+"""Observations (B, H, W, 3 * frame_stack) uint8 and one generator a row, to actions (B, ...)."""
+
+Eyes = Callable[[np.ndarray], np.ndarray]
+"""Frames (B, H, W, 3) uint8 to the frames that the policy sees, of the same shape."""
+
+
+class Batch(Protocol):
+    """B episodes side by side; rows that are not asked for stay as they are."""
+
+    num_envs: int
+
+    def reset(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
+        """Start episodes in the masked rows; returns all B frames (B, H, W, 3) uint8."""
+
+    def step(
+        self, actions: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step the masked rows; returns all frames, rewards (B,) and ends of episodes (B,) bool."""
+
+
+class DreamBatch:
+    """Episodes inside a world."""
+
+    def __init__(self, imagination: Imagination) -> None:
+        self.num_envs = imagination.num_envs
+        self._imagination = imagination
+
+    def reset(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
+        """See `Batch`."""
+        return self._imagination.reset(rows, seeds).frames
+
+    def step(
+        self, actions: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Batch`."""
+        moved = self._imagination.step(actions, skip=~rows)
+        return moved.frames, moved.rewards, moved.terminated | moved.truncated
+
+
+class RealBatch:
+    """Episodes of Gymnasium environments with frames of one shape.
+
+    Args:
+        envs: one environment a row.
+
+    Raises:
+        DataError: their observations are no (H, W, 3) uint8 frames.
+    """
+
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+        space = envs[0].observation_space
+        shape = space.shape or ()
+        if space.dtype != np.uint8 or len(shape) != 3 or shape[-1] != 3:
+            raise DataError(f"observations must be (H, W, 3) uint8 frames, got {space}")
+        self.num_envs = len(envs)
+        self._envs = list(envs)
+        self._frames = np.zeros((len(envs), *shape), dtype=np.uint8)
+
+    def reset(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
+        """See `Batch`."""
+        for row in np.flatnonzero(rows).tolist():
+            self._frames[row], _ = self._envs[row].reset(seed=seeds[row])
+        return self._frames.copy()
+
+    def step(
+        self, actions: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Batch`."""
+        rewards = np.zeros(self.num_envs)
+        ended = np.zeros(self.num_envs, dtype=bool)
+        for row in np.flatnonzero(rows).tolist():
+            frame, reward, terminated, truncated, _ = self._envs[row].step(actions[row])
+            self._frames[row], rewards[row] = frame, float(reward)
+            ended[row] = terminated or truncated
+        return self._frames.copy(), rewards, ended
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+
+class FrameStack:
+    """The last k frames of each row along the channels, the newest last, zeros before the first.
+
+    The same as Stable-Baselines3's `VecFrameStack`, with which agents are trained, but rows can be
+    left alone.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._stacked: np.ndarray | None = None
+
+    def push(self, frames: np.ndarray, moved: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        """Add frames (B, H, W, 3) to the rows that `moved` or are `fresh` (begin an episode).
+
+        Returns:
+            (B, H, W, 3 * k) uint8, a copy.
+        """
+        if self._stacked is None:
+            self._stacked = np.zeros((*frames.shape[:3], 3 * self._size), dtype=np.uint8)
+        pushed = np.concatenate([self._stacked[..., 3:], frames], axis=-1)
+        started = np.concatenate([np.zeros_like(self._stacked[..., 3:]), frames], axis=-1)
+        self._stacked[moved] = pushed[moved]
+        self._stacked[fresh] = started[fresh]
+        return self._stacked.copy()
+
+
+class RandomPolicy:
+    """Uniformly random actions, from each row's own generator."""
+
+    def __init__(self, spec: ActionSpec) -> None:
+        self._spec = spec
+
+    def __call__(
+        self, observations: np.ndarray, generators: Sequence[np.random.Generator]
+    ) -> np.ndarray:
+        """See `Policy`."""
+        spec = self._spec
+        drawn: list[np.ndarray] | list[int]
+        if spec.kind == "box":
+            drawn = [generator.uniform(spec.low, spec.high) for generator in generators]
+        else:
+            drawn = [int(generator.integers(max(spec.n, 1))) for generator in generators]
+        return np.asarray(drawn).astype(spec.dtype)
+
+
+class AgentPolicy:
+    """A Stable-Baselines3 agent; its most probable action where `deterministic`."""
+
+    def __init__(self, model: BaseAlgorithm, deterministic: bool = True) -> None:
+        self._model = model
+        self._deterministic = deterministic
+
+    def __call__(
+        self, observations: np.ndarray, generators: Sequence[np.random.Generator]
+    ) -> np.ndarray:
+        """See `Policy`; a stochastic agent draws from torch's global generator."""
+        return self._model.predict(observations, deterministic=self._deterministic)[0]
+
+
+class Played(NamedTuple):
+    """Returns (N,) float64 and lengths in steps (N,) int64 of N episodes, in the order of seeds."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def play_episodes(
+    batch: Batch,
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    frame_stack: int = 1,
+    eyes: Eyes | None = None,
+    progress: str | None = None,
+) -> Played:
+    """Play episodes 0 .. N-1, each from its own seed and to its own end.
+
+    Args:
+        batch: where; a row that ends an episode takes the next one not yet begun.
+        policy: who.
+        episodes: N.
+        seed: episode e resets its row with `seed + e`.
+        frame_stack: frames that the policy sees at once.
+        eyes: what happens to frames before the policy sees them; nothing if None.
+        progress: label of a progress bar; none if None.
+
+    Raises:
+        ValueError: `episodes` is less than 1.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
+    playing = np.full(batch.num_envs, -1)  # the episode of each row, -1 when there is none left
+    generators = [np.random.default_rng(seed) for _ in range(batch.num_envs)]
+    stack = FrameStack(frame_stack)
+    begun = 0
+    moved = np.zeros(batch.num_envs, dtype=bool)
+    frames: np.ndarray | None = None
+    with tqdm(total=episodes, desc=progress, disable=progress is None, unit="episode") as bar:
+        while True:
+            fresh = np.zeros(batch.num_envs, dtype=bool)
+            for row in np.flatnonzero(playing < 0).tolist():
+                if begun < episodes:
+                    playing[row], fresh[row] = begun, True
+                    generators[row] = np.random.default_rng((seed, begun))
+                    begun += 1
+            if fresh.any():
+                seeds = [
+                    seed + int(episode) if new else None
+                    for episode, new in zip(playing, fresh, strict=True)
+                ]
+                frames = batch.reset(fresh, seeds)
+            active = playing >= 0
+            if frames is None or not active.any():
+                return Played(returns, lengths)
+            seen = frames if eyes is None else eyes(frames)
+            actions = policy(stack.push(seen, moved & ~fresh, fresh), generators)
+            frames, rewards, ended = batch.step(actions, active)
+            returns[playing[active]] += rewards[active]
+            lengths[playing[active]] += 1
+            moved = active
+            playing[ended & active] = -1
+            bar.update(int((ended & active).sum()))

@@ -1,0 +1,250 @@
+"""Batched rollouts inside a world model: the engine under every imagined environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium.error
+import numpy as np
+import torch
+
+from worldflow.errors import DataError
+from worldflow.storage import load_world
+from worldflow.world_model import Prediction, WorldModel, WorldState
+
+SCORES = ("log_likelihood", "bits_per_dim", "uncertainty", "novelty")
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one step returned, for all B rows; every array is the caller's own.
+
+    Attributes:
+        frames: (B, H, W, 3) uint8, the shown frames.
+        rewards: (B,) float64; 0 where nothing was stepped.
+        terminated: (B,) bool, the world says that the episode ended.
+        truncated: (B,) bool, the horizon was reached without termination.
+        scores: name to (B,) float64, and `jacobi_iterations` to (B, blocks) int64.
+    """
+
+    frames: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    scores: dict[str, np.ndarray]
+
+
+class Imagination:
+    """B independent episodes, advanced together by one forward of the world.
+
+    Each row draws its starting context and all noise from its own generator, and every call into
+    the world runs on all B rows, whatever is needed of them. So a row's bits depend on its own
+    seed, actions and resets, and on B, but never on what the other rows do.
+
+    Args:
+        world: a `WorldModel`, or the name or folder of one.
+        num_envs: B.
+        horizon: steps after which an episode is truncated.
+        temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
+
+    Raises:
+        ValueError: an argument is out of range.
+        WorldFormatError: the world cannot be loaded, or (MissingHeadError) lacks a head.
+        DataError: its pretraining was not finished, so that it has no starting contexts.
+    """
+
+    def __init__(
+        self,
+        world: str | Path | WorldModel,
+        num_envs: int,
+        horizon: int = 1000,
+        temperature: float = 1.0,
+    ) -> None:
+        if num_envs < 1 or horizon < 1:
+            raise ValueError(f"num_envs={num_envs} and horizon={horizon} must be at least 1")
+        if not 0.0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be finite and not negative, got {temperature}")
+        self.world = world if isinstance(world, WorldModel) else load_world(world)
+        self.num_envs, self.horizon, self.temperature = num_envs, horizon, temperature
+        self.world.require_heads()
+        self._contexts = self.world.context
+        self._device = next(self.world.parameters()).device
+        self._blocks = self.world.config.flow.local_blocks + 1
+        self.needs_reset = np.ones(num_envs, dtype=bool)
+        self.elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._generators: list[torch.Generator | None] = [None] * num_envs
+        self._state: WorldState | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was reset yet."""
+        return self._state is not None
+
+    @property
+    def num_contexts(self) -> int:
+        """How many starting contexts the world offers."""
+        return len(self._contexts.frames)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """The frames now shown, (B, H, W, 3) uint8, a copy.
+
+        Raises:
+            ResetNeeded: nothing was reset yet.
+        """
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before asking for a frame")
+        return _copy(self._state.frame)
+
+    @torch.no_grad()
+    def reset(
+        self,
+        rows: np.ndarray | None = None,
+        seeds: Sequence[int | None] | None = None,
+        contexts: Sequence[int | None] | None = None,
+    ) -> Transition:
+        """Start new episodes in some rows; the others keep their state, bit for bit.
+
+        Args:
+            rows: (B,) bool, the rows to reset; all when None.
+            seeds: B seeds; a row with None goes on with its own stream of random numbers.
+            contexts: B indices of starting contexts; a row with None draws one.
+
+        Returns:
+            The frames after the reset; scores are NaN and iterations 0, since no frame was drawn.
+
+        Raises:
+            ValueError: a context index is out of range, or a list is not of length B.
+        """
+        rows = np.ones(self.num_envs, dtype=bool) if rows is None else rows
+        seeds = self._per_row("seeds", seeds)
+        contexts = self._per_row("contexts", contexts)
+        for index in contexts:
+            if index is not None and not 0 <= index < self.num_contexts:
+                raise ValueError(f"context {index} is not in 0..{self.num_contexts - 1}")
+        picks = np.zeros(self.num_envs, dtype=np.int64)
+        generators: list[torch.Generator | None] = [None] * self.num_envs
+        for row in np.flatnonzero(rows).tolist():
+            generator = self._seed(row, seeds[row])
+            # Drawn also where the caller chose, so that the noise that follows is the same.
+            drawn = int(torch.randint(self.num_contexts, (), generator=generator))
+            chosen = contexts[row]
+            picks[row] = drawn if chosen is None else chosen
+            generators[row] = generator
+        fresh = self.world.initial_state(
+            self._tensor(self._contexts.frames[picks]),
+            self._tensor(self._contexts.actions[picks]),
+            generators,
+        )
+        if self._state is not None and not rows.all():
+            fresh = WorldState.where(self._tensor(rows), fresh, self._state)
+        self._state = fresh
+        self.needs_reset = self.needs_reset & ~rows
+        self.elapsed = np.where(rows, 0, self.elapsed)
+        return self._resting()
+
+    @torch.no_grad()
+    def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> Transition:
+        """Advance all rows but the skipped ones by one frame.
+
+        Args:
+            actions: (B, ...) as the world's `action_spec` says; ignored in skipped rows.
+            skip: (B,) bool, rows that stay as they are and draw no random numbers.
+
+        Returns:
+            The transition; in skipped rows the frame they already show, reward 0, NaN scores.
+
+        Raises:
+            ResetNeeded: a row to be stepped has not been reset since its episode ended.
+            ValueError: an action of a row to be stepped does not fit the action spec.
+        """
+        active = np.ones(self.num_envs, dtype=bool) if skip is None else ~skip
+        checked = self._check(actions, active)
+        waiting = np.flatnonzero(active & self.needs_reset)
+        if self._state is None or len(waiting):
+            raise gymnasium.error.ResetNeeded(
+                f"call reset before step (rows {waiting.tolist()} have no running episode)"
+            )
+        if not active.any():
+            return self._resting()
+        generators = [g if on else None for g, on in zip(self._generators, active, strict=True)]
+        state, prediction = self.world.step(
+            self._state, self._tensor(checked), generators, self.temperature
+        )
+        if not active.all():
+            state = WorldState.where(self._tensor(active), state, self._state)
+        self._state = state
+        self.elapsed = self.elapsed + active
+        # `require_heads` made sure of both.
+        assert prediction.reward is not None and prediction.terminated is not None
+        terminated = _copy(prediction.terminated) & active
+        truncated = (self.elapsed >= self.horizon) & active & ~terminated
+        self.needs_reset = self.needs_reset | terminated | truncated
+        return Transition(
+            frames=_copy(state.frame),
+            rewards=np.where(active, _copy(prediction.reward).astype(np.float64), 0.0),
+            terminated=terminated,
+            truncated=truncated,
+            scores=self._scores(prediction, active),
+        )
+
+    def _seed(self, row: int, seed: int | None) -> torch.Generator:
+        """The generator of a row, started anew when a seed is given or none was yet."""
+        generator = self._generators[row]
+        if generator is None:
+            generator = self._generators[row] = torch.Generator()
+        elif seed is None:
+            return generator
+        # Neighbouring seeds are hashed apart, and None takes entropy from the operating system.
+        state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+        return generator.manual_seed(int(state[0] >> np.uint64(1)))
+
+    def _per_row(self, name: str, values: Sequence[int | None] | None) -> Sequence[int | None]:
+        values = [None] * self.num_envs if values is None else values
+        if len(values) != self.num_envs:
+            raise ValueError(f"{name} needs one entry a row: {self.num_envs}, got {len(values)}")
+        return values
+
+    def _check(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """All B actions in the spec's dtype, zeros in rows that are not stepped."""
+        spec = self.world.action_spec
+        actions, shape = np.asarray(actions), (self.num_envs, *spec.shape)
+        kinds = "iu" if spec.shape == () else "iuf"
+        if actions.shape != shape or actions.dtype.kind not in kinds:
+            raise ValueError(
+                f"actions must be an array of shape {shape} and dtype {np.dtype(spec.dtype)}, "
+                f"got shape {actions.shape} and dtype {actions.dtype}"
+            )
+        checked = np.zeros(shape, dtype=spec.dtype)
+        try:
+            checked[active] = spec.validate(actions[active])
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return checked
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _resting(self) -> Transition:
+        """A transition in which no row moved."""
+        none = np.zeros(self.num_envs, dtype=bool)
+        rewards = np.zeros(self.num_envs)
+        return Transition(self.frames, rewards, none, none.copy(), self._no_scores())
+
+    def _scores(self, prediction: Prediction, active: np.ndarray) -> dict[str, np.ndarray]:
+        scores = self._no_scores()
+        for name, values in scores.items():
+            values[active] = _copy(getattr(prediction, name))[active]
+        return scores
+
+    def _no_scores(self) -> dict[str, np.ndarray]:
+        scores = {name: np.full(self.num_envs, np.nan) for name in SCORES}
+        scores["jacobi_iterations"] = np.zeros((self.num_envs, self._blocks), np.int64)
+        return scores
+
+
+def _copy(tensor: torch.Tensor) -> np.ndarray:
+    """A numpy copy that shares no memory with the tensor."""
+    return np.array(tensor.cpu().numpy())

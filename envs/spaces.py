@@ -1,0 +1,48 @@
+"""Between Gymnasium's action spaces and worldflow's `ActionSpec`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from worldflow.actions import ActionSpec
+from worldflow.errors import ConfigError
+
+
+def action_spec(space: gym.Space[Any]) -> ActionSpec:
+    """The spec of a Gymnasium action space.
+
+    Raises:
+        ConfigError: the space is neither `Discrete` from 0 nor a flat, finite, floating `Box`.
+    """
+    if isinstance(space, spaces.Discrete):
+        if space.start != 0:
+            raise ConfigError(
+                f"action space {space} does not start at 0; wrap the env with "
+                "gymnasium.wrappers.TransformAction so that actions count from 0"
+            )
+        return ActionSpec("discrete", n=int(space.n))
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        if len(space.shape) != 1 or not space.is_bounded("both"):
+            raise ConfigError(
+                f"action space {space} must be flat (one axis) with finite limits; wrap the env "
+                "with gymnasium.wrappers.TransformAction or RescaleAction"
+            )
+        return ActionSpec(
+            "box", low=tuple(map(float, space.low)), high=tuple(map(float, space.high))
+        )
+    raise ConfigError(
+        f"action space {space} is not supported; use an env with Discrete or flat floating Box "
+        "actions, or wrap it to have such"
+    )
+
+
+def action_space(spec: ActionSpec) -> spaces.Discrete | spaces.Box:
+    """The Gymnasium space of a spec; "none" becomes `Discrete(1)`."""
+    if spec.kind == "box":
+        low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
+        return spaces.Box(low, high, dtype=np.float32)
+    return spaces.Discrete(spec.n if spec.kind == "discrete" else 1)

@@ -1,0 +1,213 @@
+"""Training in the dream: it learns, it is seeded, it resumes, it overwrites nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+import worldflow.configs
+from worldflow.actions import ActionSpec
+from worldflow.agents import train
+from worldflow.agents.algorithms import AgentConfig, PPOConfig, build
+from worldflow.agents.evaluate import EvaluateAgentConfig
+from worldflow.agents.saved import AgentCard, last_checkpoint, load_agent, load_weights
+from worldflow.agents.sb3 import ImaginedVecEnv, wrap
+from worldflow.agents.train import TrainAgentConfig, train_agent
+from worldflow.envs.imagination import Imagination, Transition
+from worldflow.errors import ConfigError, WorldFormatError
+from worldflow.testing import tiny_world
+
+Quick = Callable[..., TrainAgentConfig]
+
+
+def weights(model: BaseAlgorithm) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in model.policy.state_dict().values()])
+
+
+def test_an_agent_is_trained_saved_and_loaded(quick: Quick, capsys: pytest.CaptureFixture) -> None:
+    config = quick(total_steps=30)  # rounded up to two rollouts of 16
+    train.main(config)
+    out = Path(config.out)
+    assert "evaluate-agent" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        "agent.zip", "agent.yaml", "checkpoints", "tensorboard",
+    }  # fmt: skip
+    model, card = load_agent(out, device="cpu")
+    assert card == AgentCard(config.world, config.agent, seed=0, steps=32)
+    assert [p.stem for p in sorted((out / "checkpoints").iterdir())] == [
+        "000000000016", "000000000032",
+    ]  # fmt: skip
+    last = load_weights("ppo", out / "checkpoints" / "000000000032.zip", device="cpu")
+    assert torch.equal(weights(model), weights(last))
+    first = load_weights("ppo", out / "checkpoints" / "000000000016.zip", device="cpu")
+    assert not torch.equal(weights(model), weights(first))
+    frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(model.predict(frames, deterministic=True)[0],
+                          last.predict(frames, deterministic=True)[0])  # fmt: skip
+    assert model.lr_schedule(0.5) == pytest.approx(config.agent.hyperparameters.learning_rate / 2)
+    events = list((out / "tensorboard").rglob("events*"))
+    assert len(events) == 1
+
+
+def test_tensorboard_shows_returns_and_novelty(quick: Quick) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = train_agent(quick(out="board"))
+    accumulator = EventAccumulator(str(next((out / "tensorboard").iterdir())))
+    accumulator.Reload()
+    tags = set(accumulator.Tags()["scalars"])
+    assert {"rollout/ep_rew_mean", "train/loss", "dream/novelty", "dream/uncertainty"} <= tags
+
+
+def test_same_seed_same_agent(quick: Quick) -> None:
+    models = [
+        load_agent(train_agent(quick(16, seed=seed, out=out)), "cpu")[0]
+        for seed, out in ((1, "a"), (1, "b"), (2, "c"))
+    ]
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert not torch.equal(weights(models[0]), weights(models[2]))
+
+
+def test_resume_does_the_remaining_steps(quick: Quick) -> None:
+    out = train_agent(quick(16))
+    assert last_checkpoint(out) == out / "checkpoints" / "000000000016.zip"
+    before, _ = load_agent(out, "cpu")
+    train_agent(quick(48, resume=True))
+    after, card = load_agent(out, "cpu")
+    assert card.steps == after.num_timesteps == 48
+    assert not torch.equal(weights(before), weights(after))
+    events = {path.stat().st_mtime_ns for path in out.rglob("events*")}
+    train_agent(quick(48, resume=True))  # nothing remains
+    assert load_agent(out, "cpu")[1].steps == 48
+    assert events == {path.stat().st_mtime_ns for path in out.rglob("events*")}
+
+
+def test_interrupted_training_leaves_what_resume_needs(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick(48)
+    rollouts = 0
+    original = train.DreamCallback._on_rollout_start
+
+    def interrupt(callback: train.DreamCallback) -> None:
+        nonlocal rollouts
+        original(callback)
+        rollouts += 1
+        if rollouts == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.DreamCallback, "_on_rollout_start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_agent(config)
+    monkeypatch.setattr(train.DreamCallback, "_on_rollout_start", original)
+    out = Path(config.out)
+    assert last_checkpoint(out) == out / "checkpoints" / "000000000032.zip"
+    with pytest.raises(ConfigError, match=r"agent\.zip is missing"):
+        load_agent(out)
+    assert load_agent(train_agent(replace(config, resume=True)), "cpu")[1].steps == 48
+
+
+def test_nothing_is_overwritten_or_mixed(quick: Quick) -> None:
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        train_agent(quick(resume=True))
+    train_agent(quick(16))
+    with pytest.raises(ConfigError, match="resume=true"):
+        train_agent(quick(16))
+    with pytest.raises(ConfigError, match="seed=0, not 3"):
+        train_agent(quick(32, resume=True, seed=3))
+    with pytest.raises(ConfigError, match=r"agent\.frame_stack=1, not 2"):
+        train_agent(quick(32, resume=True, frame_stack=2))
+
+
+def test_frame_stack_widens_what_the_agent_sees(quick: Quick) -> None:
+    model, card = load_agent(train_agent(quick(16, frame_stack=2)), "cpu")
+    assert card.agent.frame_stack == 2
+    assert model.observation_space.shape == (6, 64, 64)
+
+
+def test_ppo_learns_what_the_dream_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known answer: only action 2 is rewarded."""
+    world = tiny_world()
+    imagination = Imagination(world, 8, horizon=4)
+    step = imagination.step
+
+    def rewarding(actions: np.ndarray, skip: np.ndarray | None = None) -> Transition:
+        return replace(step(actions, skip), rewards=(actions == 2).astype(np.float64))
+
+    monkeypatch.setattr(imagination, "step", rewarding)
+    venv = wrap(ImaginedVecEnv(imagination), 1)
+    ppo = PPOConfig(n_steps=16, batch_size=64, n_epochs=4, features_dim=32)
+    model = build(AgentConfig(num_envs=8, hyperparameters=ppo), venv, 0, "cpu", None)
+    model.learn(1024)
+    actions, _ = model.predict(imagination.frames, deterministic=True)
+    assert actions.tolist() == [2] * 8
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ConfigError, match="dqn"):
+        AgentConfig(algorithm="dqn")
+    with pytest.raises(ConfigError, match="batch_size"):
+        AgentConfig(num_envs=3)
+    with pytest.raises(ConfigError, match="frame_stack"):
+        AgentConfig(frame_stack=0)
+
+
+def test_weights_refuse_another_world(quick: Quick) -> None:
+    out = train_agent(quick(16))
+    other = ImaginedVecEnv(Imagination(tiny_world(ActionSpec("discrete", n=5)), 2))
+    with pytest.raises(ConfigError, match="does not fit"):
+        load_weights("ppo", out / "agent.zip", other)
+    (out / "agent.zip").write_bytes(b"not a zip file")
+    with pytest.raises(ConfigError, match="does not fit"):
+        load_agent(out)
+
+
+def test_missing_world_and_damaged_agents(quick: Quick, tmp_path: Path) -> None:
+    config = quick(16)
+    config.world.path = str(tmp_path / "nowhere")
+    with pytest.raises(WorldFormatError, match="nowhere"):
+        train_agent(config)
+    assert not Path(config.out).exists()
+    with pytest.raises(ConfigError, match=r"agent\.yaml is missing"):
+        load_agent(tmp_path)
+    (tmp_path / "agent.yaml").write_text("agnt: {}\n")
+    with pytest.raises(ConfigError, match="agnt"):
+        load_agent(tmp_path)
+    (tmp_path / "agent.yaml").write_text("steps: [\n")
+    with pytest.raises(ConfigError, match="not an agent's card"):
+        load_agent(tmp_path)
+
+
+def keys(node: object) -> object:
+    """Names of the fields of a dataclass or of a mapping, nested."""
+    if is_dataclass(node):
+        return {field.name: keys(getattr(node, field.name)) for field in fields(node)}
+    if isinstance(node, dict):
+        return {name: keys(value) for name, value in node.items()}
+    return None
+
+
+def test_yaml_files_name_every_setting_and_agree_with_the_dataclasses() -> None:
+    folder = Path(worldflow.configs.__path__[0])
+    ppo = OmegaConf.to_container(OmegaConf.load(folder / "agent" / "ppo.yaml"))
+    assert keys(ppo) == keys(AgentConfig())
+    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(AgentConfig), ppo)) == (
+        AgentConfig()
+    )
+    for name, schema in (
+        ("train_agent", TrainAgentConfig), ("evaluate_agent", EvaluateAgentConfig),
+    ):  # fmt: skip
+        node = OmegaConf.load(folder / f"{name}.yaml")
+        if name == "train_agent":
+            assert node.pop("defaults")[0] == {"agent": "ppo"}
+            node.agent = ppo
+        written = OmegaConf.merge(OmegaConf.structured(schema), node)
+        assert written == OmegaConf.structured(schema)
+        assert keys(OmegaConf.to_container(node)) == keys(schema())

@@ -1,0 +1,312 @@
+"""Collecting: alignment, seeds, the stop rule, policies, and going on after a crash."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from worldflow.actions import ActionSpec
+from worldflow.config import load_config
+from worldflow.data.episodes import Episode, EpisodeDataset
+from worldflow.envs.collect import CollectConfig, collect, main, output_folder, record_episode
+from worldflow.envs.policies import MixturePolicy, PolicyConfig, RandomPolicy, make_policy
+from worldflow.envs.sources import SourceConfig, make_source
+from worldflow.envs.sources.catch import BALL, PADDLE
+from worldflow.errors import ConfigError, DataError
+
+CATCH = SourceConfig("worldflow/Catch-v0")
+
+
+def config(folder: Path, steps: int = 100, **changes: Any) -> CollectConfig:
+    plain = CollectConfig(CATCH, steps=steps, seed=5, out=str(folder), progress=False)
+    return replace(plain, **changes)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_fewest_whole_episodes_that_reach_the_steps(tmp_path: Path) -> None:
+    # Every episode of Catch has 7 steps: 14 episodes hold 98 steps, 15 hold 105.
+    dataset = collect(config(tmp_path / "a", steps=100))
+    assert (len(dataset), dataset.steps) == (15, 105)
+    assert dataset.lengths.tolist() == [8] * 15
+    assert len(collect(config(tmp_path / "b", steps=98))) == 14
+    assert dataset.metadata.source["env_id"] == "worldflow/Catch-v0"
+    assert dataset.metadata.fps == 8.0
+    assert dataset.action_spec == ActionSpec("discrete", n=3)
+
+
+def test_an_action_led_to_its_frame(tmp_path: Path) -> None:
+    dataset = collect(config(tmp_path, source=SourceConfig("worldflow/Catch-v0", {"drift": 0.0})))
+    for i in range(len(dataset)):
+        episode = dataset.read(i)
+        cells = episode.frames[:, 4::8, 4::8]
+        # The ball lies over the paddle in the last frame; the paddle's right cell may be hidden.
+        paddle = (cells[:-1, -1] == PADDLE).all(axis=-1).argmax(axis=-1)
+        moves = np.clip(paddle[:-1] + episode.actions[1:-1] - 1, 0, 6)
+        np.testing.assert_array_equal(paddle[1:], moves)
+        rows = (cells == BALL).all(axis=-1).any(axis=-1).argmax(axis=-1)
+        assert rows.tolist() == list(range(8))
+        assert episode.actions[0] == 0
+        assert episode.rewards[:-1].tolist() == [0.0] * 7
+        last = (cells[-1, -1] == PADDLE).all(axis=-1).sum()
+        assert episode.rewards[-1] == (1.0 if last == 1 else -1.0)
+        assert episode.terminated.tolist() == [False] * 7 + [True]
+        assert not episode.truncated
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        collect(config(tmp_path / name, seed=seed))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert tree(tmp_path / "a") != tree(tmp_path / "c")
+    frames = [EpisodeDataset(tmp_path / "a").read(i).frames.tobytes() for i in range(15)]
+    assert len(set(frames)) > 10
+
+
+def test_an_episode_depends_on_the_seed_and_its_index_only(tmp_path: Path) -> None:
+    expected = collect(config(tmp_path)).read(9)
+    env = make_source(CATCH)
+    policy = make_policy(PolicyConfig(), env.action_spec)
+    found = record_episode(env, policy, config(tmp_path), 9)
+    np.testing.assert_array_equal(found.frames, expected.frames)
+    np.testing.assert_array_equal(found.actions, expected.actions)
+    assert found.seed == expected.seed
+
+
+def test_an_exception_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect(config(tmp_path / "whole"))
+    calls = 0
+
+    def failing(*arguments: Any) -> Episode:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise KeyboardInterrupt
+        return record_episode(*arguments)
+
+    monkeypatch.setattr("worldflow.envs.collect.record_episode", failing)
+    with pytest.raises(KeyboardInterrupt):
+        collect(config(tmp_path / "broken"))
+    assert len(EpisodeDataset(tmp_path / "broken")) == 6
+    collect(config(tmp_path / "broken"))
+    assert calls == 7 + 9  # the finished six are not played again
+    assert tree(tmp_path / "broken") == tree(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    steps = 4000
+    command = [sys.executable, "-m", "worldflow", "collect", f"steps={steps}", "seed=5"]
+    command += [f"out={tmp_path / 'killed'}", "progress=false"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").glob("episodes/*.safetensors"))) < 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 20 <= len(EpisodeDataset(tmp_path / "killed")) < 572
+    collect(config(tmp_path / "killed", steps=steps))
+    collect(config(tmp_path / "whole", steps=steps))
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def test_a_lost_episode_is_played_again_and_more_steps_extend(tmp_path: Path) -> None:
+    collect(config(tmp_path / "short", steps=50))
+    (tmp_path / "short" / "episodes" / "000003.safetensors").unlink()
+    collect(config(tmp_path / "short", steps=100))
+    collect(config(tmp_path / "whole", steps=100))
+    assert tree(tmp_path / "short") == tree(tmp_path / "whole")
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    collect(config(tmp_path))
+    with pytest.raises(DataError, match=r"'collect'.*another output folder"):
+        collect(config(tmp_path, policy=PolicyConfig(sticky=0.1)))
+    with pytest.raises(DataError, match="'seed'"):
+        collect(config(tmp_path, seed=6))
+    with pytest.raises(DataError, match="'source'"):
+        collect(config(tmp_path, source=SourceConfig("worldflow/Catch-v0", {"drift": 0.2})))
+    with pytest.raises(ConfigError, match="steps"):
+        config(tmp_path, steps=0)
+
+
+def test_a_limit_truncates(tmp_path: Path) -> None:
+    dataset = collect(config(tmp_path / "a", steps=10, max_episode_steps=5))
+    assert dataset.lengths.tolist() == [6, 6]
+    assert dataset.read(0).truncated
+    assert not dataset.read(0).terminated.any()
+    # Where the environment ends the episode at the same step, its end counts.
+    episode = collect(config(tmp_path / "b", steps=10, max_episode_steps=7)).read(0)
+    assert episode.terminated[-1]
+    assert not episode.truncated
+
+
+def test_box_actions_are_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("pygame")
+    source = SourceConfig("Pendulum-v1", frame_skip=4)
+    dataset = collect(config(tmp_path, steps=20, source=source, max_episode_steps=10))
+    episode = dataset.read(0)
+    assert episode.actions.shape == (11, 1)
+    assert episode.actions.dtype == np.float32
+    dataset.action_spec.validate(episode.actions)
+    assert episode.truncated
+
+
+def test_takecover_is_recorded_alike_after_a_break(tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom")
+    source = SourceConfig("worldflow/TakeCover-v0")
+    collect(config(tmp_path / "a", steps=120, source=source))
+    collect(config(tmp_path / "b", steps=1, source=source))
+    dataset = collect(config(tmp_path / "b", steps=120, source=source))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert dataset.metadata.fps == 8.75
+
+
+@pytest.mark.parametrize("spec", [ActionSpec("discrete", n=5), ActionSpec("none")])
+def test_random_actions_stick_with_the_stated_probability(spec: ActionSpec) -> None:
+    policy = RandomPolicy(spec, sticky=0.6)
+    policy.begin(np.random.default_rng(0))
+    actions = np.array([policy.act(np.zeros((4, 4, 3))) for _ in range(20_000)])
+    spec.validate(actions)
+    assert actions.dtype == np.int64
+    if spec.kind == "discrete":
+        # A new draw repeats the last action by chance, too: 0.6 + 0.4 / 5.
+        assert (actions[1:] == actions[:-1]).mean() == pytest.approx(0.68, abs=0.01)
+        np.testing.assert_allclose(np.bincount(actions) / len(actions), 0.2, atol=0.02)
+
+
+def test_a_mixture_chooses_per_episode() -> None:
+    class Fixed:
+        def __init__(self, action: int) -> None:
+            self.action = action
+
+        def begin(self, generator: np.random.Generator) -> None:
+            """Nothing to draw."""
+
+        def act(self, frame: np.ndarray) -> np.ndarray:
+            return np.asarray(self.action)
+
+    mixture = MixturePolicy(Fixed(1), Fixed(0), 0.3)
+    chosen = []
+    for i in range(5000):
+        mixture.begin(np.random.default_rng(i))
+        actions = {int(mixture.act(np.zeros((4, 4, 3)))) for _ in range(5)}
+        assert len(actions) == 1
+        chosen += actions
+    assert np.mean(chosen) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_saved_agent_acts(tmp_path: Path) -> None:
+    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    from worldflow.agents.saved import AgentCard, DreamConfig, save_weights
+
+    env = make_source(CATCH)
+    model = stable_baselines3.PPO("CnnPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
+    save_weights(model, tmp_path / "agent.zip")
+    AgentCard(DreamConfig("catch")).save(tmp_path)
+    policy = PolicyConfig(kind="mixture", agent=str(tmp_path), agent_probability=0.5)
+    first = collect(config(tmp_path / "a", policy=policy))
+    collect(config(tmp_path / "b", policy=policy))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    acted = 0
+    for i in range(len(first)):
+        episode = first.read(i)
+        wanted = model.predict(episode.frames[:-1], deterministic=True)[0]
+        acted += (episode.actions[1:] == wanted).all()
+    assert 3 <= acted <= 12
+
+
+class FakeModel:
+    """Answers with the number of frames it sees that are not blank."""
+
+    action_space = spaces.Discrete(3)
+
+    def predict(self, stacked: np.ndarray, deterministic: bool) -> tuple[np.ndarray, None]:
+        assert deterministic
+        assert stacked.shape == (64, 64, 6)
+        return np.array(stacked.reshape(64, 64, 2, 3).any(axis=(0, 1, 3)).sum()), None
+
+
+def test_an_agent_acts_on_its_stack_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: Any = type("saved", (), {"WEIGHTS": "agent.zip"})
+    card = type("card", (), {"agent": type("agent", (), {"frame_stack": 2})})
+    saved.load_agent = staticmethod(lambda folder, device: (FakeModel(), card))
+    monkeypatch.setitem(sys.modules, "worldflow.agents.saved", saved)
+    (tmp_path / "agent.zip").write_bytes(b"weights")
+    policy = PolicyConfig(kind="agent", agent=str(tmp_path))
+    dataset = collect(config(tmp_path / "data", policy=policy))
+    for i in range(len(dataset)):
+        assert dataset.read(i).actions.tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
+    assert len(dataset.metadata.collect["policy"]["agent_sha256"]) == 64
+    (tmp_path / "agent.zip").write_bytes(b"other weights")
+    with pytest.raises(DataError, match="'collect'"):
+        collect(config(tmp_path / "data", policy=policy))
+    with pytest.raises(ConfigError, match="acts in"):
+        make_policy(policy, ActionSpec("discrete", n=4))
+
+
+def test_policy_settings_are_checked() -> None:
+    for settings, message in (
+        ({"kind": "best"}, "policy.kind"),
+        ({"sticky": 1.5}, "policy.sticky"),
+        ({"kind": "agent"}, "agent's folder"),
+        ({"kind": "random", "agent": "x"}, "agent's folder"),
+        ({"kind": "mixture", "agent": "x", "agent_probability": -1.0}, "agent_probability"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            PolicyConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_the_default_folder_is_named_after_the_environment() -> None:
+    for env_id, name in (
+        ("worldflow/TakeCover-v0", "takecover"),
+        ("ale_py:ALE/Pong-v5", "pong"),
+        ("CartPole-v1", "cartpole"),
+    ):
+        assert output_folder(CollectConfig(SourceConfig(env_id))) == Path("runs/data") / name
+
+
+def test_the_command_line_gives_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["source=takecover", "steps=60000"]
+    loaded = load_config("collect", CollectConfig, overrides)
+    assert loaded == CollectConfig(SourceConfig("worldflow/TakeCover-v0"), steps=60000)
+    overrides = ["source.kwargs.drift=0.0", "steps=7", f"out={tmp_path}", "progress=false"]
+    main(load_config("collect", CollectConfig, overrides))
+    assert capsys.readouterr().out == f"{tmp_path}: 1 episodes, 7 steps\n"
+
+
+def test_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collect(config(tmp_path, steps=100, progress=True))
+    assert "100/100" in capsys.readouterr().err
+
+
+def test_collecting_loads_neither_torch_nor_stable_baselines3() -> None:
+    code = (
+        "import sys, worldflow.envs.collect; "
+        "assert not {'torch', 'stable_baselines3', 'vizdoom'} & set(sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

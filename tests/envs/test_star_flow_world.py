@@ -1,0 +1,224 @@
+"""The single env: Gymnasium's rules, seeds, endings, rendering, errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from worldflow.actions import ActionSpec
+from worldflow.envs.imagination import SCORES
+from worldflow.envs.rendering import tile
+from worldflow.envs.star_flow_world import StarFlowWorldEnv
+from worldflow.testing import tiny_world
+from worldflow.world_model import WorldModel
+
+ENV_ID = "StarFlowWorld-v0"
+MakeWorld = Callable[..., WorldModel]
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(autouse=True)
+def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+
+def rollout(env: gym.Env, seed: int, actions: list[int]) -> list[object]:
+    """Everything that the env returns."""
+    return [env.reset(seed=seed), *(env.step(action) for action in actions)]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1, -1), high=(1, 1)), ActionSpec("none")],
+    ids=lambda spec: spec.kind,
+)
+def test_checkers_find_nothing(scripted_world: MakeWorld, spec: ActionSpec) -> None:
+    world = scripted_world(action_spec=spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env = gym.make(ENV_ID, world=world, render_mode="rgb_array")
+        check_env(env.unwrapped)
+        sb3_check_env(env.unwrapped, warn=True, skip_render_check=False)
+    # torch's complaints about its own internals are not the env's
+    assert [str(w.message) for w in caught if "torch" not in w.filename] == []
+
+
+def test_a_random_world_passes_too() -> None:
+    env = gym.make(ENV_ID, world=tiny_world(seed=3), disable_env_checker=False)
+    sb3_check_env(env.unwrapped)
+    frame, _ = env.reset(seed=1)
+    assert frame.shape == (64, 64, 3)
+    assert frame.dtype == np.uint8
+
+
+def test_same_seed_same_bits_and_other_seed_other_bits(scripted_world: MakeWorld) -> None:
+    world = scripted_world()
+    actions = [0, 2, 1, 1, 0]
+    first = rollout(StarFlowWorldEnv(world), 7, actions)
+    again = rollout(StarFlowWorldEnv(world), 7, actions)
+    other = rollout(StarFlowWorldEnv(world), 8, actions)
+    assert repr(first[0][1]) == repr(again[0][1])  # holds NaN
+    assert data_equivalence(first[0][0], again[0][0], exact=True)
+    assert data_equivalence(first[1:], again[1:], exact=True)
+    assert not np.array_equal(first[-1][0], other[-1][0])
+
+
+def test_reset_without_seed_goes_on_with_the_stream(scripted_world: MakeWorld) -> None:
+    env = StarFlowWorldEnv(scripted_world())
+    rollout(env, 7, [1])
+    second_of_first_run = [env.reset()[0], env.step(1)[0]]
+    rollout(env, 7, [1])
+    assert np.array_equal(env.reset()[0], second_of_first_run[0])
+    assert np.array_equal(env.step(1)[0], second_of_first_run[1])
+    env.reset(seed=7)
+    assert not np.array_equal(env.step(1)[0], second_of_first_run[1])
+
+
+def test_unseeded_envs_differ(scripted_world: MakeWorld) -> None:
+    world = scripted_world()
+    frames = []
+    for env in (StarFlowWorldEnv(world), StarFlowWorldEnv(world)):
+        env.reset()
+        frames.append(env.step(0)[0])
+    assert not np.array_equal(*frames)
+
+
+def test_torchs_global_generator_plays_no_part(scripted_world: MakeWorld) -> None:
+    import torch
+
+    env = StarFlowWorldEnv(scripted_world())
+    before = torch.random.get_rng_state()
+    rollout(env, 0, [1, 1])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "horizon", "steps", "terminated", "truncated"),
+    [(3, 10, 3, True, False), (10, 4, 4, False, True), (4, 4, 4, True, False)],
+)
+def test_endings(
+    scripted_world: MakeWorld,
+    lifetime: int,
+    horizon: int,
+    steps: int,
+    terminated: bool,
+    truncated: bool,
+) -> None:
+    env = StarFlowWorldEnv(scripted_world(lifetime), horizon=horizon)
+    for _ in range(2):  # the second episode counts from zero again
+        env.reset(seed=0)
+        for k in range(1, steps):
+            assert env.step(0)[1:4] == (float(k), False, False)
+        _, reward, was_terminated, was_truncated, _ = env.step(0)
+        assert (reward, was_terminated, was_truncated) == (float(steps), terminated, truncated)
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step(0)
+
+
+def test_info_has_every_score(scripted_world: MakeWorld) -> None:
+    env = StarFlowWorldEnv(scripted_world())
+    _, at_reset = env.reset(seed=0)
+    *_, at_step = env.step(0)
+    for info in (at_reset, at_step):
+        assert set(info) == {*SCORES, "jacobi_iterations"}
+        assert info["jacobi_iterations"].shape == (3,)  # one global and two local blocks
+    assert all(np.isnan(at_reset[name]) for name in SCORES)
+    assert all(type(at_step[name]) is float and np.isfinite(at_step[name]) for name in SCORES)
+    assert at_reset["jacobi_iterations"].tolist() == [0, 0, 0]
+    assert (at_step["jacobi_iterations"] >= 1).all()
+
+
+def test_starting_context_can_be_chosen(scripted_world: MakeWorld) -> None:
+    world = scripted_world()
+    env = StarFlowWorldEnv(world)
+    starts = [env.reset(seed=0, options={"context": index})[0] for index in range(5)]
+    assert len({frame.tobytes() for frame in starts}) == 5
+    drawn = env.reset(seed=0)[0]
+    assert any(np.array_equal(drawn, start) for start in starts)
+    over_seeds = {env.reset(seed=seed)[0].tobytes() for seed in range(20)}
+    assert len(over_seeds) > 5  # contexts and their noise vary
+
+
+def test_action_matters_but_only_through_the_world(scripted_world: MakeWorld) -> None:
+    env = StarFlowWorldEnv(scripted_world())
+    frames = []
+    for action in (0, 2):
+        env.reset(seed=5)
+        frames.append(env.step(action)[0])
+    assert not np.array_equal(*frames)
+
+
+def test_temperature_scales_the_noise(scripted_world: MakeWorld) -> None:
+    world = scripted_world()
+    frames = []
+    for seed in (0, 1):
+        env = StarFlowWorldEnv(world, temperature=0.0)
+        imagination = env.imagination
+        env.reset(seed=3, options={"context": 0})
+        imagination._seed(0, seed)  # another stream after the same start
+        frames.append(env.step(1)[0])
+    assert np.array_equal(*frames)
+
+
+def test_returned_frames_belong_to_the_caller(scripted_world: MakeWorld) -> None:
+    env = StarFlowWorldEnv(scripted_world(), render_mode="rgb_array")
+    frame, _ = env.reset(seed=0)
+    kept = frame.copy()
+    frame[:] = 0
+    rendered = env.render()
+    assert np.array_equal(rendered, kept)
+    rendered[:] = 0
+    assert np.array_equal(env.render(), kept)
+
+
+def test_human_mode_shows_frames(scripted_world: MakeWorld) -> None:
+    pygame = pytest.importorskip("pygame")
+    env = StarFlowWorldEnv(scripted_world(), render_mode="human")
+    frame, _ = env.reset(seed=0)
+    assert pygame.display.get_init()
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    assert shown.shape == (384, 384, 3)
+    assert np.array_equal(shown[::6, ::6], frame)
+    assert env.render() is None
+    env.close()
+    env.close()
+    assert not pygame.display.get_init()
+
+
+def test_human_mode_without_pygame_names_the_extra(
+    scripted_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    env = StarFlowWorldEnv(scripted_world(), render_mode="human")
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"worldflow\[play\]"):
+        env.reset(seed=0)
+
+
+def test_render_without_a_mode_warns(scripted_world: MakeWorld) -> None:
+    env = StarFlowWorldEnv(scripted_world())
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert env.render() is None
+
+
+def test_tile_fills_a_grid_row_by_row() -> None:
+    frames = np.arange(1, 4, dtype=np.uint8)[:, None, None, None] * np.ones((3, 2, 2, 3), np.uint8)
+    grid = tile(frames)
+    assert grid.shape == (4, 4, 3)
+    assert grid[::2, ::2, 0].tolist() == [[1, 2], [3, 0]]
+
+
+def test_metadata_and_spaces_come_from_the_world(scripted_world: MakeWorld) -> None:
+    env = StarFlowWorldEnv(scripted_world(size=48))
+    assert env.metadata["render_fps"] == 8.0
+    assert StarFlowWorldEnv.metadata["render_fps"] == 15
+    assert env.observation_space == gym.spaces.Box(0, 255, (48, 48, 3), np.uint8)
+    assert env.action_space == gym.spaces.Discrete(3)

@@ -1,0 +1,88 @@
+"""The rules of the layout: who imports whom, what is packaged, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("worldflow", "envs", "agents", "configs")
+LONGEST = 300  # lines
+# Registration is by string and needs Gymnasium's registry, nothing else of it.
+MAY_REGISTER = ROOT / "worldflow" / "registration.py"
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def offenders(folder: str, banned: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources(folder)
+        if path != MAY_REGISTER
+        for name in imports(path)
+        if any(name == start or name.startswith(f"{start}.") for start in banned)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "banned"),
+    [
+        ("worldflow", ("gymnasium", "stable_baselines3", "worldflow.envs", "worldflow.agents")),
+        ("envs", ("stable_baselines3", "worldflow.agents")),
+        ("tests", ("envs", "agents", "configs")),
+    ],
+)
+def test_import_rule(folder: str, banned: tuple[str, ...]) -> None:
+    assert not offenders(folder, banned)
+
+
+@pytest.mark.parametrize("folder", ["worldflow", "envs", "agents"])
+def test_sibling_folders_are_imported_under_worldflow(folder: str) -> None:
+    assert not offenders(folder, ("envs", "agents", "configs"))
+
+
+def test_import_worldflow_is_light() -> None:
+    heavy = ("vizdoom", "stable_baselines3", "torch", "cv2", "tensorboard", "pygame")
+    code = f"import sys, worldflow; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("folder", ["worldflow", "envs", "agents"])
+def test_no_file_is_too_long(folder: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in sources(folder)}
+    assert not {str(path): n for path, n in lengths.items() if n > LONGEST}
+
+
+def test_every_package_is_listed_and_every_listed_package_exists() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = set()
+    for folder in FOLDERS:
+        for init in (ROOT / folder).rglob("__init__.py"):
+            parts = init.parent.relative_to(ROOT).parts
+            found.add(".".join(parts if folder == "worldflow" else ("worldflow", *parts)))
+    assert found == set(listed)
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    for folder in ("worldflow", "envs", "agents"):
+        for path in sources(folder):
+            assert (path.parent / "__init__.py").is_file(), path
