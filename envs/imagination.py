@@ -12,7 +12,8 @@ import torch
 
 from worldflow.errors import DataError
 from worldflow.storage import load_world
-from worldflow.world_model import Prediction, WorldModel, WorldState
+from worldflow.world_model import WorldModel
+from worldflow.world_state import Prediction, WorldState
 
 SCORES = ("log_likelihood", "bits_per_dim", "uncertainty", "novelty")
 

@@ -11,7 +11,8 @@ import torch
 from worldflow.actions import ActionSpec
 from worldflow.randomness import Generators
 from worldflow.testing import tiny_world
-from worldflow.world_model import Prediction, WorldModel, WorldState
+from worldflow.world_model import WorldModel
+from worldflow.world_state import Prediction, WorldState
 
 FOREVER = 1_000_000
 

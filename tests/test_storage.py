@@ -65,7 +65,7 @@ def test_a_foreign_folder_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(WorldFormatError, match="no world 'atlantis'.*shipped worlds"):
+    with pytest.raises(WorldFormatError, match=r"no world 'atlantis'.*shipped worlds"):
         worldflow.load_world("atlantis")
 
 
@@ -110,7 +110,7 @@ def test_a_wrong_shape_names_tensor_and_shapes(folder: Path) -> None:
 
 def test_a_foreign_tensor_is_refused(folder: Path) -> None:
     change_weights(folder, stranger=torch.zeros(3))
-    with pytest.raises(WorldFormatError, match="1 are foreign.*stranger"):
+    with pytest.raises(WorldFormatError, match=r"1 are foreign.*stranger"):
         worldflow.load_world(folder)
 
 

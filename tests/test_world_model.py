@@ -12,7 +12,9 @@ from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError, DataError, MissingHeadError
 from worldflow.heads import HeadsConfig
 from worldflow.testing import tiny_config, tiny_world
-from worldflow.world_model import FULL_FORWARD_FRAMES, WorldConfig, WorldModel, WorldState
+from worldflow.world_model import FULL_FORWARD_FRAMES, WorldModel
+from worldflow.world_spec import WorldConfig
+from worldflow.world_state import WorldState
 
 SPECS = [
     ActionSpec("discrete", n=3),

@@ -1,7 +1,7 @@
 """worldflow: a world learned from video by a causal normalizing flow, given back as an env.
 
-    import gymnasium as gym, worldflow
-    env = gym.make("StarFlowWorld-v0", world="catch")
+import gymnasium as gym, worldflow
+env = gym.make("StarFlowWorld-v0", world="catch")
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldflow.errors import DataError
 
@@ -67,9 +69,7 @@ class ActionSpec:
         if self.kind == "box":
             if not np.isfinite(actions).all():
                 raise DataError("actions contain NaN or infinity")
-            inside = (actions >= np.subtract(self.low, 1e-4)) & (
-                actions <= np.add(self.high, 1e-4)
-            )
+            inside = (actions >= np.subtract(self.low, 1e-4)) & (actions <= np.add(self.high, 1e-4))
             if not inside.all():
                 raise DataError(f"actions lie outside the box {self.low} .. {self.high}")
         elif not np.equal(actions, actions.astype(np.int64)).all():
@@ -98,3 +98,11 @@ class ActionSpec:
             low=tuple(float(v) for v in values.get("low", ())),
             high=tuple(float(v) for v in values.get("high", ())),
         )
+
+
+def wrong_actions(actions: Tensor, spec: ActionSpec, rng: np.random.Generator) -> Tensor:
+    """Other actions than the true ones: another choice, or those of another clip for a box."""
+    if spec.kind == "discrete":
+        shift = torch.from_numpy(rng.integers(1, max(spec.n, 2), tuple(actions.shape)))
+        return (actions + shift) % spec.n
+    return actions.roll(1, dims=0)

@@ -68,17 +68,27 @@ class Codec(nn.Module):
         self.encoder = nn.Sequential(*down)
         self.scale = nn.BatchNorm2d(config.channels, affine=False, momentum=0.01)
         up: list[nn.Module] = [
-            nn.Conv2d(config.channels, widths[-1], 3, padding=1), _Residual(widths[-1])
+            nn.Conv2d(config.channels, widths[-1], 3, padding=1),
+            _Residual(widths[-1]),
         ]
         for before, after in zip(widths[::-1], widths[-2::-1], strict=False):
             up += [
-                nn.Conv2d(before, 4 * after, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
+                nn.Conv2d(before, 4 * after, 3, padding=1),
+                nn.PixelShuffle(2),
+                nn.SiLU(),
                 _Residual(after),
             ]
         up += [nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2)]
         self.decoder = nn.Sequential(*up)
         # convolutions run several times faster on CPUs in this memory format
-        self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
 
     @property
     def tokens(self) -> int:
@@ -99,7 +109,7 @@ class Codec(nn.Module):
     def encode_frames(self, frames: Tensor) -> Tensor:
         """uint8 frames (..., H, W, 3) to latents (..., N, C)."""
         flat = frames.reshape(-1, *frames.shape[-3:])
-        latents = self.encode(to_float(flat).to(self.encoder[0].weight.dtype))
+        latents = self.encode(to_float(flat).to(self.dtype))
         return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
 
     def decode_frames(self, latents: Tensor) -> Tensor:
@@ -110,7 +120,7 @@ class Codec(nn.Module):
 
 
 def saliency(pixels: Tensor, previous: Tensor, background: Tensor) -> Tensor:
-    """How much a pixel differs from the mean frame or from the frame before: (B, 1, H, W) in [0, 1].
+    """How much a pixel differs from the mean frame or the last: (B, 1, H, W) in [0, 1].
 
     What matters to an agent (a ball, a fireball) is small; a plain mean over pixels ignores it.
     """
@@ -120,6 +130,12 @@ def saliency(pixels: Tensor, previous: Tensor, background: Tensor) -> Tensor:
 
 
 def reconstruction_loss(decoded: Tensor, pixels: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of absolute and squared error: decoded, pixels (B, 3, H, W), weight (B, 1, H, W)."""
+    """Weighted mean of absolute and squared error.
+
+    Args:
+        decoded: (B, 3, H, W).
+        pixels: (B, 3, H, W).
+        weight: (B, 1, H, W).
+    """
     error = (decoded - pixels).abs()
     return (weight * (0.5 * error + error.square())).mean() / weight.mean()

@@ -1,4 +1,4 @@
-"""The errors that worldflow raises on bad input; each message names the file, the field and the remedy."""
+"""The errors raised on bad input; each message names the file, the field and the remedy."""
 
 
 class WorldflowError(Exception):

@@ -28,7 +28,7 @@ class HeadsConfig:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """sign(x) log(1 + |x|), which lets one set of bins serve small and large rewards (DreamerV3)."""
+    """sign(x) log(1 + |x|): one set of bins serves small and large rewards (DreamerV3)."""
     return torch.sign(x) * torch.log1p(x.abs())
 
 
@@ -38,9 +38,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def _trunk(tokens: int, width: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(tokens * width, hidden), nn.SiLU(), nn.Linear(hidden, outputs)
-    )
+    return nn.Sequential(nn.Linear(tokens * width, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
 class RewardHead(nn.Module):

@@ -83,5 +83,5 @@ def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
 
 
 def prediction_entropy(log_scale: Tensor, dimensions: int) -> Tensor:
-    """Entropy of the predicted frame in nats: of the standard normal, plus the summed log scales."""
+    """Entropy of the predicted frame in nats: the standard normal's, plus the log scales."""
     return log_scale + 0.5 * dimensions * (1.0 + math.log(2.0 * math.pi))

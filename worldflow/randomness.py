@@ -41,7 +41,8 @@ def _draw(
     if len(generators) != batch:
         raise ValueError(f"{batch} rows need {batch} generators, got {len(generators)}")
     rows = [
-        torch.zeros(tuple(shape)) if generator is None
+        torch.zeros(tuple(shape))
+        if generator is None
         else distribution(tuple(shape), generator=generator)
         for generator in generators
     ]

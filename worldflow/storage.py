@@ -19,11 +19,16 @@ from safetensors.torch import load_file, save_file
 from worldflow.actions import ActionSpec
 from worldflow.errors import MissingHeadError, WorldflowError, WorldFormatError
 from worldflow.novelty import Calibration
-from worldflow.world_model import Contexts, WorldConfig, WorldModel, WorldSpec
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CALIBRATION, CONTEXTS, CARD = (
-    "world.safetensors", "config.yaml", "calibration.json", "contexts.safetensors", "card.md",
+    "world.safetensors",
+    "config.yaml",
+    "calibration.json",
+    "contexts.safetensors",
+    "card.md",
 )
 SHIPPED = Path(__file__).parent / "worlds"
 
@@ -83,9 +88,7 @@ def load_world(name: str | Path) -> WorldModel:
     folder = _find(name)
     config = _read_config(folder / CONFIG)
     world_config, spec = config
-    calibration = Calibration.from_dict(
-        _read_json(folder / CALIBRATION), str(folder / CALIBRATION)
-    )
+    calibration = Calibration.from_dict(_read_json(folder / CALIBRATION), str(folder / CALIBRATION))
     tensors = _read_tensors(folder / CONTEXTS)
     if set(tensors) != {"frames", "actions"}:
         raise WorldFormatError(
@@ -140,6 +143,7 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             fps=float(values["fps"]),
             source=dict(values["source"]),
             reward_range=(float(low), float(high)),
+            held_out=HeldOut(**values["held_out"]),
         )
     except (KeyError, TypeError, ValueError, OmegaConfBaseException, WorldflowError) as error:
         first = str(error).splitlines()[0]

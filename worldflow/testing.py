@@ -12,7 +12,8 @@ from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import HeadsConfig
 from worldflow.novelty import Calibration
-from worldflow.world_model import Contexts, WorldConfig, WorldModel, WorldSpec
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
 
 
 def tiny_config(context: int = 2) -> WorldConfig:

@@ -1,139 +1,24 @@
-"""The composition: codec, conditioning, flow, denoiser and heads as one world that can be stepped."""
+"""The composition: codec, conditioning, flow, denoiser and heads as one world to step in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldflow.actions import ActionSpec
-from worldflow.codec import Codec, CodecConfig
+from worldflow.codec import Codec
 from worldflow.conditioning import ActionConditioning
-from worldflow.denoiser import Denoiser, DenoiserConfig, tweedie
-from worldflow.errors import ConfigError, DataError, MissingHeadError
-from worldflow.flow.cache import WindowCache
-from worldflow.flow.flow import Flow, FlowConfig, FlowState
-from worldflow.heads import HeadsConfig, RewardHead, TerminationHead
+from worldflow.denoiser import Denoiser, tweedie
+from worldflow.errors import DataError, MissingHeadError
+from worldflow.flow.flow import Flow
+from worldflow.heads import RewardHead, TerminationHead
 from worldflow.novelty import UNCALIBRATED, Calibration, bits_per_dim, prediction_entropy
 from worldflow.randomness import Generators, normal, uniform
+from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
+from worldflow.world_state import Prediction, Scores, WorldState
 
 # longer videos are scored frame by frame, as a full attention mask would outgrow the memory
 FULL_FORWARD_FRAMES = 64
-
-
-@dataclass
-class WorldConfig:
-    """What a world is built of.
-
-    Attributes:
-        sigma: standard deviation of the noise on unit-scale latents, a constant of the world.
-        context: K, frames of a real episode from which a dream starts.
-        condition: size of the vector that an action becomes.
-    """
-
-    sigma: float = 0.3
-    context: int = 4
-    condition: int = 128
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    heads: HeadsConfig = field(default_factory=HeadsConfig)
-
-    def __post_init__(self) -> None:
-        if self.sigma <= 0:
-            raise ConfigError(f"world.sigma is {self.sigma}; it must be positive")
-        if self.context < 1:
-            raise ConfigError(f"world.context is {self.context}; a dream needs a first frame")
-
-
-@dataclass(frozen=True)
-class WorldSpec:
-    """What a world learned from, as far as its use must know.
-
-    Attributes:
-        action_spec: kind and limits of the actions.
-        frame_shape: (H, W, 3).
-        fps: frames a second at the speed of the source.
-        source: how to make the real env again, as its dataset says.
-        reward_range: smallest and largest reward of the data.
-    """
-
-    action_spec: ActionSpec
-    frame_shape: tuple[int, int, int]
-    fps: float
-    source: dict[str, Any]
-    reward_range: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """Beginnings of held-out real episodes: frames (M, K, H, W, 3) uint8, actions (M, K, ...)."""
-
-    frames: np.ndarray
-    actions: np.ndarray
-
-
-@dataclass(frozen=True)
-class WorldState:
-    """The past of B dreams; immutable, so that an old state can be stepped again.
-
-    Attributes:
-        flow: what the flow remembers.
-        denoiser: what the denoiser remembers.
-        frame: the last frame as shown, (B, H, W, 3) uint8.
-    """
-
-    flow: FlowState
-    denoiser: WindowCache
-    frame: Tensor
-
-    @staticmethod
-    def where(rows: Tensor, a: WorldState, b: WorldState) -> WorldState:
-        """Rows of `a` where `rows` (B,) bool is true, rows of `b` elsewhere."""
-        return WorldState(
-            FlowState.where(rows, a.flow, b.flow),
-            WindowCache.where(rows, a.denoiser, b.denoiser),
-            torch.where(rows[:, None, None, None], a.frame, b.frame),
-        )
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the flow says of frames; all of one shape.
-
-    Attributes:
-        log_likelihood: of the frame's noisy latents, given past and actions, in nats; exact.
-        bits_per_dim: the same in bits for each latent.
-        uncertainty: entropy of the predicted frame in nats.
-        novelty: |log-likelihood - typical| in standard deviations of held-out real frames.
-    """
-
-    log_likelihood: Tensor
-    bits_per_dim: Tensor
-    uncertainty: Tensor
-    novelty: Tensor
-
-
-@dataclass(frozen=True)
-class Prediction(Scores):
-    """One dreamed frame of each row.
-
-    Attributes:
-        frame: (B, H, W, 3) uint8.
-        latents: denoised, (B, N, C).
-        reward: (B,), or None for a world without a reward head.
-        terminated: (B,) bool, or None for a world without a termination head.
-        jacobi_iterations: passes of each block, the global one first, (B, blocks) int64.
-    """
-
-    frame: Tensor
-    latents: Tensor
-    reward: Tensor | None
-    terminated: Tensor | None
-    jacobi_iterations: Tensor
 
 
 class WorldModel(nn.Module):
@@ -165,7 +50,8 @@ class WorldModel(nn.Module):
         heads, features = config.heads, config.denoiser.transformer.width
         self.reward_head = (
             RewardHead(self.tokens, features, heads.hidden, *spec.reward_range)
-            if heads.reward else None
+            if heads.reward
+            else None
         )
         self.termination_head = (
             TerminationHead(self.tokens, features, heads.hidden) if heads.termination else None
@@ -217,9 +103,7 @@ class WorldModel(nn.Module):
         return latents + self.config.sigma * noise
 
     @torch.no_grad()
-    def initial_state(
-        self, frames: Tensor, actions: Tensor, generators: Generators
-    ) -> WorldState:
+    def initial_state(self, frames: Tensor, actions: Tensor, generators: Generators) -> WorldState:
         """The state after K real frames.
 
         Args:
@@ -265,8 +149,8 @@ class WorldModel(nn.Module):
         like = state.flow.levels[0]
         z = temperature * normal(generators, batch, like.shape[1:], like=like)
         noisy, passes = self.flow.sample(state.flow, z, condition)
-        # Scoring the sample instead of trusting z makes its likelihood and the cache exact, whatever
-        # the sampler's tolerance.
+        # Scoring the sample instead of trusting z makes its likelihood and the cache exact,
+        # whatever the sampler's tolerance.
         flow, scored = self.flow.observe(state.flow, noisy, condition)
         score, features, cache = self.denoiser.step(noisy, condition, state.denoiser)
         latents = tweedie(noisy, score, self.config.sigma)
@@ -279,7 +163,10 @@ class WorldModel(nn.Module):
         frame = self.codec.decode_frames(latents)
         prediction = Prediction(
             **vars(self._scores(scored.log_prob, scored.log_scale)),
-            frame=frame, latents=latents, reward=reward, terminated=terminated,
+            frame=frame,
+            latents=latents,
+            reward=reward,
+            terminated=terminated,
             jacobi_iterations=passes,
         )
         return WorldState(flow, cache, frame), prediction
@@ -318,7 +205,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor) -> Tensor:
-        """Frames through the codec and back, uint8 (..., H, W, 3): what the world can show at best."""
+        """uint8 frames (..., H, W, 3) through the codec and back: the best that can be shown."""
         return self.codec.decode_frames(self.codec.encode_frames(frames))
 
     def _scores(self, log_prob: Tensor, log_scale: Tensor) -> Scores:

@@ -16,7 +16,7 @@ from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes, real_clips
-from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, HeldOutData, main
+from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
 from worldflow.evaluation.metrics import PSNR_LIMIT, psnr_over_time
 from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
 from worldflow.evaluation.speed import steps_per_second
@@ -84,10 +84,13 @@ def test_held_out_episodes_are_those_of_pretraining(
     make_dataset: Callable[..., EpisodeDataset],
 ) -> None:
     from worldflow.data.episodes import split
+    from worldflow.world_spec import HeldOut
 
     dataset = make_dataset([3] * 10)
-    np.testing.assert_array_equal(held_out_episodes(dataset, 0.2, 5), split(dataset, 0.2, 5)[1])
-    np.testing.assert_array_equal(held_out_episodes(dataset, None, 5), np.arange(10))
+    np.testing.assert_array_equal(
+        held_out_episodes(dataset, HeldOut(0.2, 5)), split(dataset, 0.2, 5)[1]
+    )
+    np.testing.assert_array_equal(held_out_episodes(dataset, None), np.arange(10))
 
 
 def test_errors_have_known_answers(make_dataset: Callable[..., EpisodeDataset]) -> None:
@@ -141,7 +144,7 @@ def test_the_command_writes_everything(
     out = tmp_path / "out"
     config = EvaluateConfig(
         DreamedWorld(str(tmp_path / "world")),
-        HeldOutData(str(dataset.folder), None),
+        RealData(str(dataset.folder), unseen=True),
         str(out),
         clips=3,
         horizon=100,
@@ -174,7 +177,7 @@ def test_data_of_another_source_is_refused(
 ) -> None:
     dataset = make_dataset([5, 9], BOX)
     save_world(tiny_world(DISCRETE, SIZE), tmp_path / "world", "card")
-    data = HeldOutData(str(dataset.folder), None)
+    data = RealData(str(dataset.folder), unseen=True)
     with pytest.raises(DataError, match="evaluate it on data of its own source"):
         main(EvaluateConfig(DreamedWorld(str(tmp_path / "world")), data, str(tmp_path / "out")))
 

@@ -74,8 +74,12 @@ def test_log_likelihood_equals_autograd_jacobian_in_every_frame() -> None:
 
 
 def test_identity_flow_has_the_normal_likelihood() -> None:
-    flow = Flow(FlowConfig(local=TransformerConfig(8, 1, 2), global_block=TransformerConfig(8, 1, 2)),
-                tokens=3, channels=2, condition=CONDITION)
+    flow = Flow(
+        FlowConfig(local=TransformerConfig(8, 1, 2), global_block=TransformerConfig(8, 1, 2)),
+        tokens=3,
+        channels=2,
+        condition=CONDITION,
+    )
     noisy, condition = (x.float() for x in clip(flow, 2, 2))
     expected = -0.5 * noisy.square().sum((2, 3)) - 3.0 * math.log(2 * math.pi)
     torch.testing.assert_close(flow(noisy, condition).log_prob, expected)
@@ -157,8 +161,12 @@ def test_observe_leaves_the_old_state_as_it_was() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    tokens=st.integers(1, 5), channels=st.integers(1, 3), window=st.integers(1, 4),
-    local_blocks=st.integers(0, 3), past=st.integers(0, 6), seed=st.integers(0, 99),
+    tokens=st.integers(1, 5),
+    channels=st.integers(1, 3),
+    window=st.integers(1, 4),
+    local_blocks=st.integers(0, 3),
+    past=st.integers(0, 6),
+    seed=st.integers(0, 99),
 )
 def test_sampling_inverts_the_flow_and_jacobi_equals_sequential(
     tokens: int, channels: int, window: int, local_blocks: int, past: int, seed: int

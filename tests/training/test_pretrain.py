@@ -17,17 +17,18 @@ import torch
 from safetensors.torch import load_file
 
 import worldflow
-from worldflow.actions import ActionSpec
+from worldflow.actions import ActionSpec, wrong_actions
 from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError
 from worldflow.testing import randomize, tiny_config
 from worldflow.training.codec_stage import CodecTraining
-from worldflow.training.flow_stage import FlowStage, FlowTraining, LatentEpisodes, wrong_actions
+from worldflow.training.flow_stage import FlowStage, FlowTraining, LatentEpisodes
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import StageConfig, learning_rate, step_generators
 from worldflow.training.pretrain import DataConfig, PretrainConfig, TrainingConfig, main
-from worldflow.world_model import WorldModel, WorldSpec
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import WorldSpec
 
 SIZE = 32
 
@@ -155,7 +156,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoint.safetensors").write_bytes(b"half")
-    with pytest.raises(DataError, match="checkpoint.safetensors"):
+    with pytest.raises(DataError, match=r"checkpoint\.safetensors"):
         main(tiny_pretraining(tmp_path / "data", tmp_path / "run"))
 
 
@@ -163,7 +164,7 @@ def test_a_context_as_long_as_the_clip_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
     config = tiny_pretraining(tmp_path / "data", tmp_path / "run")
     config.world.context = 4
-    with pytest.raises(ConfigError, match="world.context=4"):
+    with pytest.raises(ConfigError, match=r"world\.context=4"):
         main(config)
 
 
@@ -204,7 +205,8 @@ def test_one_backward_pass_gives_the_exact_score(stage: FlowStage) -> None:
 def test_every_trained_parameter_gets_a_gradient(stage: FlowStage) -> None:
     stage.update(0)
     without = {
-        name for name, p in stage.world.named_parameters()
+        name
+        for name, p in stage.world.named_parameters()
         if p.grad is None and not name.startswith("codec")
     }
     assert without == set()
@@ -242,7 +244,9 @@ def test_random_streams_depend_on_seed_stage_and_step_only() -> None:
         return numbers.random(), torch.rand((), generator=noise).item()
 
     assert draw(0, "flow", 3) == draw(0, "flow", 3)
-    assert len({draw(0, "flow", 3), draw(1, "flow", 3), draw(0, "codec", 3), draw(0, "flow", 4)}) == 4
+    assert (
+        len({draw(0, "flow", 3), draw(1, "flow", 3), draw(0, "codec", 3), draw(0, "flow", 4)}) == 4
+    )
 
 
 def test_logger_forgets_what_a_killed_run_logged_too_far(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ class ClipSampler:
         DataError: no episodes, an index without an episode, or a clip shorter than one frame.
     """
 
-    def __init__(self, lengths: Sequence[int], episodes: Sequence[int], clip: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int] | np.ndarray, episodes: Sequence[int] | np.ndarray, clip: int
+    ) -> None:
         if clip < 1:
             raise DataError(f"a clip needs one frame or more, got {clip}")
         if len(episodes) == 0:

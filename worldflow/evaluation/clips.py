@@ -9,6 +9,7 @@ import numpy as np
 from worldflow.data.episodes import EpisodeDataset, split
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import ConfigError, DataError
+from worldflow.world_spec import HeldOut
 
 STARTS = ("first", "random")
 
@@ -28,11 +29,11 @@ class RealClips:
     valid: np.ndarray
 
 
-def held_out_episodes(dataset: EpisodeDataset, fraction: float | None, seed: int) -> np.ndarray:
-    """Episodes that pretraining with the same fraction and seed did not see; all if None."""
-    if fraction is None:
+def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.ndarray:
+    """Indices of the episodes that pretraining held out; of all episodes if None."""
+    if held_out is None:
         return np.arange(len(dataset))
-    return split(dataset, fraction, seed)[1]
+    return split(dataset, held_out.fraction, held_out.seed)[1]
 
 
 def real_clips(

@@ -35,18 +35,17 @@ class DreamedWorld:
 
 
 @dataclass
-class HeldOutData:
+class RealData:
     """Which real episodes.
 
     Attributes:
         path: folder of a dataset.
-        held_out: share held out in pretraining; None: the world saw none of these episodes.
-        seed: seed of pretraining, which chose them.
+        unseen: True: the world saw none of these episodes, and all are used. False: it learned
+            from this dataset, and only the episodes it held out are used.
     """
 
     path: str = MISSING
-    held_out: float | None = 0.1
-    seed: int = 0
+    unseen: bool = False
 
 
 @dataclass
@@ -69,7 +68,7 @@ class EvaluateConfig:
     """
 
     world: DreamedWorld = field(default_factory=DreamedWorld)
-    data: HeldOutData = field(default_factory=HeldOutData)
+    data: RealData = field(default_factory=RealData)
     out: str = MISSING
     clips: int = 64
     horizon: int = 60
@@ -116,7 +115,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     world, dataset = load_world(config.world.path), EpisodeDataset(config.data.path)
     _check_fit(world, dataset)
     context = world.config.context
-    episodes = held_out_episodes(dataset, config.data.held_out, config.data.seed)
+    episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)
     longest = int(dataset.lengths[episodes].max())
     length = min(context + config.horizon, longest)
     clips = real_clips(dataset, episodes, config.clips, length, context, config.start, config.seed)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from worldflow.actions import wrong_actions
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.metrics import masked_mean, squared_error
-from worldflow.training.flow_stage import wrong_actions
-from worldflow.world_model import Scores, WorldModel
+from worldflow.world_model import WorldModel
+from worldflow.world_state import Scores
 
 
 @dataclass(frozen=True)

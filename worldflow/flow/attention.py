@@ -1,4 +1,4 @@
-"""The transformer layer that every part uses, with rotary positions in time and action conditioning."""
+"""The transformer layer of every part: rotary positions in time, conditioning on actions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from worldflow.flow.cache import LayerCache
@@ -41,10 +40,15 @@ class TimeRotary(nn.Module):
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the pairs of x (B, heads, S, head_dim) by angles given as (B or 1, 1, S, head_dim / 2)."""
-    cos, sin = (part.to(x.dtype) for part in rotation)
+    """Rotate the pairs of x (..., head_dim) by angles of shape (..., head_dim / 2)."""
+    cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def attention_bias(visible: Tensor, like: Tensor) -> Tensor:
+    """0 where a query (row) may see a key, -infinity elsewhere; made once, added in every layer."""
+    return torch.zeros_like(visible, dtype=like.dtype).masked_fill(~visible, -math.inf)
 
 
 class Attention(nn.Module):
@@ -59,24 +63,33 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        bias: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """x (B, S, width); mask bool, true where a query (row) sees a key, broadcast to (B, heads, S, K)."""
-        queries, keys, values = rearrange(
-            self.qkv(x), "b s (three h d) -> three b h s d", three=3, h=self.heads
-        )
+        """x (B, S, width) to the same shape.
+
+        Args:
+            x: tokens.
+            bias: see `attention_bias`, broadcast to (B, heads, S, keys).
+            rotation: cosines and sines of the tokens' times, (B or 1, 1, S, head_dim / 2).
+            cache: where keys and values are written, and read back with those of past frames.
+        """
+        batch, tokens, width = x.shape
+        # (3, B, heads, S, head_dim)
+        parts = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        queries_and_keys, values = parts[:2], parts[2]
         if rotation is not None:
-            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
+            queries_and_keys = rotate(queries_and_keys, rotation)
+        queries, keys = queries_and_keys
         if cache is not None:
             keys, values = cache.write(keys, values)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return self.out(rearrange(mixed, "b h s d -> b s (h d)"))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP; a condition, if any, scales and shifts both norms (adaptive norm).
+    """Pre-norm attention and MLP; a condition, if any, scales and shifts both norms.
 
     Args:
         width: features of a token.
@@ -100,7 +113,7 @@ class TransformerLayer(nn.Module):
             nn.init.zeros_(self.modulation.bias)
 
     def modulate(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
-        """The layer's scales and shifts (B, S or 1, width) of a condition (B, S or 1, condition)."""
+        """Scales and shifts (B, S or 1, width) of a condition (B, S or 1, condition)."""
         if self.modulation is None:
             return None
         if condition is None:
@@ -110,7 +123,7 @@ class TransformerLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        bias: Tensor,
         modulation: tuple[Tensor, ...] | None = None,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
@@ -118,7 +131,7 @@ class TransformerLayer(nn.Module):
         h = self.norm_attention(x)
         if modulation is not None:
             h = torch.addcmul(modulation[1], h, 1.0 + modulation[0])
-        x = x + self.attention(h, mask, rotation, cache)
+        x = x + self.attention(h, bias, rotation, cache)
         h = self.norm_mlp(x)
         if modulation is not None:
             h = torch.addcmul(modulation[3], h, 1.0 + modulation[2])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from worldflow.flow.affine import Affine, AffineHead
-from worldflow.flow.attention import TransformerLayer
+from worldflow.flow.attention import TransformerLayer, attention_bias
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.transformer import (
     StepContext,
@@ -35,7 +35,7 @@ class LocalBlock(nn.Module):
         flip: whether the order of the tokens is reversed.
     """
 
-    within: Tensor
+    bias: Tensor
 
     def __init__(self, config: TransformerConfig, tokens: int, channels: int, flip: bool) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class LocalBlock(nn.Module):
             TransformerLayer(config.width, config.heads) for _ in range(config.depth)
         )
         self.head = AffineHead(config.width, channels)
-        self.register_buffer("within", within_frame_mask(tokens, causal=True), persistent=False)
+        bias = attention_bias(within_frame_mask(tokens, causal=True), like=self.position)
+        self.register_buffer("bias", bias.detach(), persistent=False)
 
     @property
     def order(self) -> list[int]:
@@ -60,7 +61,7 @@ class LocalBlock(nn.Module):
             x = x.flip(1)
         h = self.embed(shift_tokens(x)) + self.position
         for layer in self.layers:
-            h = layer(h, self.within)
+            h = layer(h, self.bias)
         mu, log_scale = self.head(h)
         return Affine(mu.flip(1), log_scale.flip(1)) if self.flip else Affine(mu, log_scale)
 

@@ -44,7 +44,13 @@ class WindowCache:
 
     @classmethod
     def empty(
-        cls, layers: int, batch: int, heads: int, window: int, tokens: int, head_dim: int,
+        cls,
+        layers: int,
+        batch: int,
+        heads: int,
+        window: int,
+        tokens: int,
+        head_dim: int,
         like: Tensor,
     ) -> WindowCache:
         """A cache of no frames with the dtype and device of `like`."""

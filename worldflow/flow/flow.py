@@ -95,7 +95,7 @@ class Flow(nn.Module):
         )
 
     def forward(self, noisy: Tensor, condition: Tensor) -> FlowOutput:
-        """Score whole clips: noisy (B, T, N, C), condition (B, T, D); the first frame has no past."""
+        """Score clips: noisy (B, T, N, C), condition (B, T, D); the first frame has no past."""
         frames = rearrange(noisy, "b t n c -> (b t) n c")
         levels, local_log_scale = self._local(frames)
         hidden = levels[-1].reshape(noisy.shape)
@@ -125,9 +125,7 @@ class Flow(nn.Module):
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
         return FlowState(cache.advanced(), levels), FlowOutput(noise, log_prob, log_scale)
 
-    def sample(
-        self, state: FlowState, noise: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, state: FlowState, noise: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """The next frame: inverts the global block, then the local ones, each from the last frame.
 
         Args:
@@ -143,11 +141,15 @@ class Flow(nn.Module):
         previous = state.levels[-1]
         x, count = invert(
             lambda x: self.global_block.step(x, previous, context),
-            noise, previous, self.global_block.order, sampler,
+            noise,
+            previous,
+            self.global_block.order,
+            sampler,
         )
         passes = [count]
         for index in reversed(range(len(self.local_blocks))):
             block = self.local_blocks[index]
+            assert isinstance(block, LocalBlock)
             x, count = invert(block, x, state.levels[index], block.order, sampler)
             passes.append(count)
         return x, torch.stack(passes, dim=1)

@@ -30,9 +30,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         if self.method not in ("jacobi", "sequential"):
-            raise ConfigError(
-                f"sampler.method is {self.method!r}; use 'jacobi' or 'sequential'"
-            )
+            raise ConfigError(f"sampler.method is {self.method!r}; use 'jacobi' or 'sequential'")
         if self.tolerance < 0:
             raise ConfigError(f"sampler.tolerance is {self.tolerance}; it cannot be negative")
 

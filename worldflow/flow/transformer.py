@@ -1,4 +1,4 @@
-"""A transformer over video tokens that sees a sliding window of frames, in full or frame by frame."""
+"""A transformer over a sliding window of frames of tokens, in full or frame by frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from worldflow.flow.attention import TimeRotary, TransformerLayer
+from worldflow.flow.attention import TimeRotary, TransformerLayer, attention_bias
 from worldflow.flow.cache import WindowCache
 
 
@@ -44,10 +44,10 @@ def window_mask(frames: int, window: int, within: Tensor) -> Tensor:
 
 @dataclass
 class StepContext:
-    """What stays the same over all passes of one step: masks, rotations, each layer's modulation."""
+    """What all passes of one step share: who sees whom, rotations, modulations."""
 
     cache: WindowCache
-    mask: Tensor
+    bias: Tensor
     rotation: tuple[Tensor, Tensor]
     modulations: list[tuple[Tensor, ...] | None]
 
@@ -84,22 +84,27 @@ class VideoTransformer(nn.Module):
         """x (B, T, N, width), condition (B, T, D) to features (B, T, N, width)."""
         frames = x.shape[1]
         x = rearrange(x + self.position, "b t n d -> b (t n) d")
-        mask = window_mask(frames, self.window, self.within)
+        bias = attention_bias(window_mask(frames, self.window, self.within), like=x)
         times = torch.arange(frames, device=x.device).repeat_interleave(self.tokens)
         rotation = self.rotary(times)
-        for layer in self.layers:
+        for layer in self._layers():
             modulation = layer.modulate(condition)
             if modulation is not None:  # one for a frame, the same for all its tokens
                 modulation = tuple(
                     repeat(part, "b t d -> b (t n) d", n=self.tokens) for part in modulation
                 )
-            x = layer(x, mask, modulation, rotation)
+            x = layer(x, bias, modulation, rotation)
         return rearrange(x, "b (t n) d -> b t n d", n=self.tokens)
 
     def empty_cache(self, batch: int) -> WindowCache:
         """A cache of no frames for `batch` rows."""
         return WindowCache.empty(
-            self.config.depth, batch, self.config.heads, self.window, self.tokens, self.head_dim,
+            self.config.depth,
+            batch,
+            self.config.heads,
+            self.window,
+            self.tokens,
+            self.head_dim,
             like=self.position,
         )
 
@@ -111,9 +116,9 @@ class VideoTransformer(nn.Module):
         cos, sin = self.rotary(cache.time)
         return StepContext(
             cache=cache,
-            mask=cache.mask(self.within),
+            bias=attention_bias(cache.mask(self.within), like=condition),
             rotation=(cos[:, None, None], sin[:, None, None]),
-            modulations=[layer.modulate(condition[:, None]) for layer in self.layers],
+            modulations=[layer.modulate(condition[:, None]) for layer in self._layers()],
         )
 
     def step(self, x: Tensor, context: StepContext) -> Tensor:
@@ -121,7 +126,13 @@ class VideoTransformer(nn.Module):
         x = x + self.position
         for index, layer in enumerate(self.layers):
             x = layer(
-                x, context.mask, context.modulations[index], context.rotation,
+                x,
+                context.bias,
+                context.modulations[index],
+                context.rotation,
                 context.cache.layer(index),
             )
         return x
+
+    def _layers(self) -> list[TransformerLayer]:
+        return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights, optimizer and progress in one safetensors file, written atomically."""
+"""Checkpoints: weights, optimizer and progress in one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import DataError
@@ -37,7 +37,7 @@ def save_checkpoint(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    names: Mapping[Tensor, str],
+    names: Mapping[nn.Parameter, str],
     progress: Progress,
 ) -> None:
     """Write model, optimizer and progress.
@@ -46,9 +46,9 @@ def save_checkpoint(
         names: the name of each parameter of the optimizer.
     """
     tensors = {f"model/{name}": value.contiguous() for name, value in model.state_dict().items()}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            tensors[f"optimizer/{names[parameter]}/{key}"] = value.contiguous()
+    for parameter, name in names.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{name}/{key}"] = value.contiguous()
     write_atomically(path, save(tensors, {"progress": json.dumps(asdict(progress))}))
 
 
@@ -71,7 +71,7 @@ def load_checkpoint(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
-    names: Mapping[Tensor, str] | None = None,
+    names: Mapping[nn.Parameter, str] | None = None,
 ) -> None:
     """Put a checkpoint's weights into the model and, if given, its state into the optimizer."""
     with safe_open(path, framework="pt") as file:

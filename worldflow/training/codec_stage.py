@@ -51,8 +51,13 @@ class CodecStage:
     name = "codec"
 
     def __init__(
-        self, world: WorldModel, config: CodecTraining, dataset: EpisodeDataset,
-        train: np.ndarray, held_out: np.ndarray, seed: int,
+        self,
+        world: WorldModel,
+        config: CodecTraining,
+        dataset: EpisodeDataset,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        seed: int,
     ) -> None:
         self.world, self.config, self.dataset, self.seed = world, config, dataset, seed
         self.train = ClipSampler(dataset.lengths, train, clip=2)
@@ -70,9 +75,7 @@ class CodecStage:
         _, generator = step_generators(self.seed, self.name, step)
         latents = self.world.codec.encode(pixels)
         # the decoder shows denoised latents, whose remaining error lies between 0 and sigma
-        level = self.world.config.sigma * torch.rand(
-            len(pixels), 1, 1, generator=generator
-        ).sqrt()
+        level = self.world.config.sigma * torch.rand(len(pixels), 1, 1, generator=generator).sqrt()
         noise = torch.randn(latents.shape, generator=generator)
         decoded = self.world.codec.decode(latents + level * noise)
         weight = 1.0 + self.config.saliency_weight * saliency(pixels, previous, self.background)
@@ -98,7 +101,7 @@ class CodecStage:
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Set the latents' scale to that of the final encoder, and end the training of the codec."""
+        """Set the latents' scale to that of the final encoder, and end the codec's training."""
         codec = self.world.codec
         codec.scale.reset_running_stats()
         codec.scale.momentum = None  # a plain average over the batches that follow

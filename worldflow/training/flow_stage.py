@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldflow.actions import ActionSpec
+from worldflow.actions import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.denoiser import tweedie
@@ -68,9 +68,10 @@ class LatentEpisodes:
     def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
         """The clips at (episode, first frame)."""
         arrays = (self.latents, self.actions, self.rewards, self.terminated)
-        tensors = [torch.from_numpy(load_clips(array, picks, clip)[0]) for array in arrays]
-        valid = load_clips(self.rewards, picks, clip)[1]
-        return Batch(*tensors, valid=torch.from_numpy(valid))
+        clips = [load_clips(array, picks, clip) for array in arrays]
+        latents, actions, rewards, terminated = (torch.from_numpy(values) for values, _ in clips)
+        valid = torch.from_numpy(clips[0][1])
+        return Batch(latents, actions, rewards, terminated, valid)
 
 
 class FlowStage:
@@ -89,8 +90,14 @@ class FlowStage:
     name = "flow"
 
     def __init__(
-        self, world: WorldModel, config: FlowTraining, episodes: LatentEpisodes,
-        lengths: np.ndarray, train: np.ndarray, held_out: np.ndarray, seed: int,
+        self,
+        world: WorldModel,
+        config: FlowTraining,
+        episodes: LatentEpisodes,
+        lengths: np.ndarray,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        seed: int,
     ) -> None:
         self.world, self.config, self.episodes, self.seed = world, config, episodes, seed
         self.train = ClipSampler(lengths, train, config.clip)
@@ -192,14 +199,6 @@ class FlowStage:
             rows.append(torch.cat(list(real[clip]), dim=1))
             rows.append(torch.cat([frame[clip] for frame in dreamed], dim=1))
         return torch.cat(rows, dim=0).numpy()
-
-
-def wrong_actions(actions: Tensor, spec: ActionSpec, rng: np.random.Generator) -> Tensor:
-    """Other actions than the true ones: another choice, or those of another clip for a box."""
-    if spec.kind == "discrete":
-        shift = torch.from_numpy(rng.integers(1, max(spec.n, 2), tuple(actions.shape)))
-        return (actions + shift) % spec.n
-    return actions.roll(1, dims=0)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -55,7 +55,10 @@ class Stage(Protocol):
     """A part of pretraining."""
 
     name: str
-    config: StageConfig
+
+    @property
+    def config(self) -> StageConfig:
+        """How it is trained."""
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
@@ -67,7 +70,9 @@ class Stage(Protocol):
         """Measure on held-out episodes."""
 
 
-def step_generators(seed: int, stage: str, step: int) -> tuple[np.random.Generator, torch.Generator]:
+def step_generators(
+    seed: int, stage: str, step: int
+) -> tuple[np.random.Generator, torch.Generator]:
     """The random streams of one update, for picking data and for noise."""
     sequence = np.random.SeedSequence([seed, STREAMS[stage], step])
     noise = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
@@ -109,8 +114,13 @@ def run_stage(
     parameters = list(names)
     started = time.monotonic() - progress.seconds
     bar = tqdm(
-        range(progress.step, config.steps), initial=progress.step, total=config.steps,
-        desc=f"pretrain {stage.name}", unit="update", smoothing=0.05, mininterval=1.0,
+        range(progress.step, config.steps),
+        initial=progress.step,
+        total=config.steps,
+        desc=f"pretrain {stage.name}",
+        unit="update",
+        smoothing=0.05,
+        mininterval=1.0,
     )
     for step in bar:
         for group in optimizer.param_groups:
@@ -141,7 +151,7 @@ def run_stage(
 
 def _optimizer(
     stage: Stage, world: nn.Module
-) -> tuple[torch.optim.Optimizer, Mapping[torch.Tensor, str]]:
+) -> tuple[torch.optim.Optimizer, Mapping[nn.Parameter, str]]:
     trained = {id(p) for module in stage.modules() for p in module.parameters()}
     names = {p: name for name, p in world.named_parameters() if id(p) in trained}
     groups = [

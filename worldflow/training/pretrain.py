@@ -13,7 +13,6 @@ from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset, split
 from worldflow.data.metadata import write_atomically
-from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError, DataError
 from worldflow.novelty import Calibration
 from worldflow.storage import save_world
@@ -21,7 +20,8 @@ from worldflow.training.checkpoint import Progress, load_checkpoint, read_progre
 from worldflow.training.codec_stage import CodecStage, CodecTraining
 from worldflow.training.flow_stage import FlowStage, FlowTraining, LatentEpisodes
 from worldflow.training.loop import run_stage
-from worldflow.world_model import Contexts, WorldConfig, WorldModel, WorldSpec
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
 MAX_CONTEXTS = 64
 CALIBRATION_CLIPS = 256
@@ -93,7 +93,8 @@ def main(config: PretrainConfig) -> Path:
         )
     train, held_out = split(dataset, config.data.held_out, training.seed)
     torch.manual_seed(training.seed)
-    world = WorldModel(config.world, _spec(dataset))
+    spec = _spec(dataset, HeldOut(config.data.held_out, training.seed))
+    world = WorldModel(config.world, spec)
     folder.mkdir(parents=True, exist_ok=True)
     progress = _start_or_continue(config, dataset, folder)
 
@@ -119,16 +120,15 @@ def main(config: PretrainConfig) -> Path:
     return folder / "world"
 
 
-def _spec(dataset: EpisodeDataset) -> WorldSpec:
+def _spec(dataset: EpisodeDataset, held_out: HeldOut) -> WorldSpec:
     rewards = [dataset.read(index).rewards for index in range(len(dataset))]
     return WorldSpec(
         action_spec=dataset.action_spec,
         frame_shape=dataset.frame_shape,
         fps=dataset.metadata.fps,
         source=dataset.metadata.source,
-        reward_range=(
-            float(min(r.min() for r in rewards)), float(max(r.max() for r in rewards))
-        ),
+        reward_range=(float(min(r.min() for r in rewards)), float(max(r.max() for r in rewards))),
+        held_out=held_out,
     )
 
 
@@ -139,7 +139,8 @@ def _start_or_continue(config: PretrainConfig, dataset: EpisodeDataset, folder: 
     anything else would give a world that no command reproduces.
     """
     settings = {
-        "world": asdict(config.world), "training": asdict(config.training),
+        "world": asdict(config.world),
+        "training": asdict(config.training),
         "data": {**asdict(config.data), "episodes": len(dataset), "steps": dataset.steps},
     }
     path, fingerprint = folder / "run.json", json.dumps(settings, sort_keys=True)
@@ -199,9 +200,7 @@ def _contexts(dataset: EpisodeDataset, held_out: np.ndarray, context: int) -> Co
     return Contexts(np.stack([s.frames for s in slices]), np.stack([s.actions for s in slices]))
 
 
-def _card(
-    config: PretrainConfig, dataset: EpisodeDataset, folder: Path, progress: Progress
-) -> str:
+def _card(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, progress: Progress) -> str:
     """What a stranger must know of the world, in Markdown."""
     last: dict[str, float] = {}
     for line in (folder / "metrics.jsonl").read_text().splitlines():

@@ -1,0 +1,82 @@
+"""What a world is built of, what it learned from, and where its dreams begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from worldflow.actions import ActionSpec
+from worldflow.codec import CodecConfig
+from worldflow.denoiser import DenoiserConfig
+from worldflow.errors import ConfigError
+from worldflow.flow.flow import FlowConfig
+from worldflow.heads import HeadsConfig
+
+
+@dataclass
+class WorldConfig:
+    """What a world is built of.
+
+    Attributes:
+        sigma: standard deviation of the noise on unit-scale latents, a constant of the world.
+        context: K, frames of a real episode from which a dream starts.
+        condition: size of the vector that an action becomes.
+    """
+
+    sigma: float = 0.3
+    context: int = 4
+    condition: int = 128
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0:
+            raise ConfigError(f"world.sigma is {self.sigma}; it must be positive")
+        if self.context < 1:
+            raise ConfigError(f"world.context is {self.context}; a dream needs a first frame")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which episodes a world did not learn from, see `worldflow.data.episodes.split`.
+
+    Attributes:
+        fraction: share of the episodes.
+        seed: of the split.
+    """
+
+    fraction: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What a world learned from, as far as its use must know.
+
+    Attributes:
+        action_spec: kind and limits of the actions.
+        frame_shape: (H, W, 3).
+        fps: frames a second at the speed of the source.
+        source: how to make the real env again, as its dataset says.
+        reward_range: smallest and largest reward of the data.
+        held_out: the episodes that measurements must use.
+    """
+
+    action_spec: ActionSpec
+    frame_shape: tuple[int, int, int]
+    fps: float
+    source: dict[str, Any]
+    reward_range: tuple[float, float] = (0.0, 0.0)
+    held_out: HeldOut = HeldOut()
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Beginnings of held-out real episodes: frames (M, K, H, W, 3) uint8, actions (M, K, ...)."""
+
+    frames: np.ndarray
+    actions: np.ndarray
