@@ -25,8 +25,8 @@ lint: $(VENV)/.dev types  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	MYPYPATH=.typecheck $(BIN)/mypy -p worldflow
 
-bench: $(VENV)/.demo  ## steps per second of a world of random weights
-	$(BIN)/worldflow bench $(ARGS)
+bench: $(VENV)/.demo  ## steps per second of a world: make bench ARGS="world=runs/demo/world"
+	$(BIN)/python benchmarks/step.py $(if $(ARGS),$(ARGS),world=catch)
 
 # mypy knows no package-dir mapping: this farm of links shows it the installed layout.
 types:

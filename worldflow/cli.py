@@ -51,7 +51,6 @@ COMMANDS = {
         "evaluate_agent", "worldflow.agents.evaluate:main", "play an agent, dreamed and real"
     ),
     "demo": Command("demo", "worldflow.agents.demo:main", "all of the above, with a report"),
-    "bench": Command("bench", "worldflow.envs.bench:main", "env steps per second of a world"),
 }
 
 

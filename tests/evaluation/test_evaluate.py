@@ -19,7 +19,6 @@ from worldflow.evaluation.clips import held_out_episodes, real_clips
 from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
 from worldflow.evaluation.metrics import PSNR_LIMIT, psnr_over_time
 from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
-from worldflow.evaluation.speed import steps_per_second
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 
@@ -123,7 +122,6 @@ def test_dreams_and_scores(spec: ActionSpec, make_dataset: Callable[..., Episode
     assert ("wrong actions" in nll) == (spec.kind != "none")
     if spec.kind == "discrete":
         assert nll["real"] != nll["wrong actions"]
-    assert steps_per_second(world, batch=2, steps=2, warmup=1) > 0
 
 
 def test_nll_is_that_of_the_world(make_dataset: Callable[..., EpisodeDataset]) -> None:
@@ -150,7 +148,6 @@ def test_the_command_writes_everything(
         horizon=100,
         samples=1,
         strips=2,
-        speed_steps=1,
         progress=False,
     )
     main(config)

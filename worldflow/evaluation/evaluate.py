@@ -16,7 +16,6 @@ from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
 from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
 from worldflow.evaluation.output import write_evaluation
 from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
-from worldflow.evaluation.speed import steps_per_second
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
@@ -62,7 +61,6 @@ class EvaluateConfig:
         samples: dreams of each clip.
         batch: rows dreamed at once.
         strips: clips shown as pictures.
-        speed_steps: timed steps, batch of one.
         seed: of the choice of clips and of the noise.
         progress: show progress bars.
     """
@@ -76,12 +74,11 @@ class EvaluateConfig:
     samples: int = 4
     batch: int = 16
     strips: int = 4
-    speed_steps: int = 50
     seed: int = 0
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("clips", "horizon", "samples", "batch", "strips", "speed_steps"):
+        for name in ("clips", "horizon", "samples", "batch", "strips"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -143,7 +140,6 @@ def main(config: EvaluateConfig) -> None:
         print(f"PSNR of {name:16} {estimate['mean']:7.2f} dB {interval}")
     for name, value in figures["nll_per_latent"].items():
         print(f"NLL a latent, {name:13} {value:7.4f} nats")
-    print(f"steps a second      {figures['steps_per_second']:11.1f}")
     print(f"written to {config.out}; open {Path(config.out) / 'report.html'}")
 
 
@@ -161,7 +157,6 @@ def _figures(
     novelty, nll = novelty_curves(world, clips, dreams, config.batch, config.seed)
     nll["noise floor"] = 0.5 * math.log(2 * math.pi * math.e * world.config.sigma**2)
     passes = dreams.iterations[:, valid].mean(axis=(0, 1))
-    speed = steps_per_second(world, steps=config.speed_steps, seed=config.seed)
     return {
         "settings": asdict(config),
         "context": context,
@@ -176,7 +171,6 @@ def _figures(
             "global" if i == 0 else f"local {i}": float(n) for i, n in enumerate(passes)
         },
         "tokens": world.tokens,
-        "steps_per_second": speed,
     }
 
 

@@ -95,8 +95,7 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         f"PSNR, {name} (dB, mean over clips)": f"{e['mean']:.2f} [{e['low']:.2f}, {e['high']:.2f}]"
         for name, e in figures["psnr"].items()
     }
-    speed = {"steps a second, batch of one": f"{figures['steps_per_second']:.1f}"}
-    rows = quality | nll | passes | speed
+    rows = quality | nll | passes
     report.table([{"figure": name, "value": value} for name, value in rows.items()])
 
 

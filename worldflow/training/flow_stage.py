@@ -18,6 +18,9 @@ from worldflow.training.loop import StageConfig, step_generators
 from worldflow.world_model import WorldModel
 
 VALIDATION_CLIPS = 64
+# What the score estimates is a standard normal number (the noise on a latent over sigma). Values
+# beyond this are errors of a half-trained flow, rare but large enough to drown all others.
+SCORE_LIMIT = 4.0
 
 
 @dataclass
@@ -122,6 +125,7 @@ class FlowStage:
         nll.backward()
         assert noisy.grad is not None
         score = self.world.config.sigma * count * noisy.grad
+        score = score.clamp(-SCORE_LIMIT, SCORE_LIMIT)
         losses = self._denoiser_and_heads(noisy.detach(), score, batch)
         total = losses["denoiser"]
         for name in ("reward", "termination"):

@@ -33,7 +33,8 @@ class StageConfig:
         learning_rate: peak, reached after the warm-up, then a cosine down to a twentieth.
         warmup: updates of linear warm-up.
         weight_decay: of AdamW, on matrices only.
-        clip_norm: largest norm of the gradient.
+        clip_norm: largest norm of each module's gradient. They are clipped apart, since one whose
+            target is noisy would otherwise slow down the others.
         validate_every: updates between measurements on held-out episodes.
     """
 
@@ -111,7 +112,6 @@ def run_stage(
     if progress.step > 0:
         load_checkpoint(path, world, optimizer, names)
     logger = RunLogger(folder, stage.name, progress.step)
-    parameters = list(names)
     started = time.monotonic() - progress.seconds
     bar = tqdm(
         range(progress.step, config.steps),
@@ -127,7 +127,11 @@ def run_stage(
             group["lr"] = learning_rate(config, step)
         optimizer.zero_grad(set_to_none=True)
         figures = stage.update(step)
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        norms = [
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+            for module in stage.modules()
+        ]
+        norm = torch.stack(norms).max()  # NaN if any is
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of update {step} of stage {stage.name} is not finite; "
