@@ -12,7 +12,13 @@ from tqdm import tqdm
 
 from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
-from worldflow.envs.policies import Policy, PolicyConfig, describe_policy, make_policy
+from worldflow.envs.policies import (
+    Policy,
+    PolicyConfig,
+    describe_policy,
+    load_agent,
+    make_policy,
+)
 from worldflow.envs.sources import FrameSource, SourceConfig, make_source
 from worldflow.errors import ConfigError
 
@@ -27,8 +33,6 @@ class CollectConfig:
         seed: episode i depends on the seed and i alone.
         out: folder of the dataset; None: `runs/data/NAME`, after the environment's id.
         policy: what acts.
-        max_episode_steps: steps after which an episode is truncated, for environments that have
-            no limit of their own.
         progress: whether to show a progress bar.
 
     Raises:
@@ -40,17 +44,12 @@ class CollectConfig:
     seed: int = 0
     out: str | None = None
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    max_episode_steps: int | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.seed < 0:
             raise ConfigError(
                 f"steps must be 1 or more and seed 0 or more, got {self.steps} and {self.seed}"
-            )
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ConfigError(
-                f"max_episode_steps is {self.max_episode_steps}; it must be at least 1"
             )
 
 
@@ -72,17 +71,15 @@ def collect(config: CollectConfig) -> EpisodeDataset:
     """
     folder = output_folder(config)
     with contextlib.closing(make_source(config.source)) as env:
-        policy = make_policy(config.policy, env.action_spec)
+        agent = load_agent(config.policy)
+        policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
         metadata = DatasetMetadata(
             source=asdict(config.source),
             action_spec=env.action_spec,
             frame_shape=env.frame_shape,
             fps=env.fps,
             seed=config.seed,
-            collect={
-                "policy": describe_policy(config.policy),
-                "max_episode_steps": config.max_episode_steps,
-            },
+            collect={"policy": describe_policy(config.policy, agent)},
         )
         writer = EpisodeWriter(folder, metadata)
         finished = _finished_steps(writer)
@@ -128,8 +125,6 @@ def record_episode(
     while not (terminated or truncated):
         action = policy.act(frame)
         frame, reward, terminated, truncated, _ = env.step(action)
-        if not terminated and len(frames) == config.max_episode_steps:
-            truncated = True
         frames.append(frame)
         actions.append(action)
         rewards.append(reward)

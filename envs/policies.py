@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError
 
 KINDS = ("random", "agent", "mixture")
+# What makes an `Agent` of a path and an algorithm. By name, the only one of its kind in envs/:
+# agents/ imports envs/ and not the other way round, and Stable-Baselines3 takes seconds to import.
+AGENT_LOADER = "worldflow.agents.saved:load_player"
 
 
 @dataclass
@@ -24,7 +24,9 @@ class PolicyConfig:
     Args:
         kind: "random", "agent" or "mixture" (one of the two for each whole episode).
         sticky: random: probability of repeating the last action instead of drawing a new one.
-        agent: folder that `worldflow train-agent` wrote.
+        agent: folder that `worldflow train-agent` wrote, or a `.zip` file that an algorithm of
+            Stable-Baselines3 saved. Such files hold pickled Python objects: load no stranger's.
+        algorithm: what saved a `.zip` file: "ppo", "a2c" or "dqn"; None for a folder, which says.
         agent_probability: mixture: probability that an episode is the agent's.
 
     Raises:
@@ -34,6 +36,7 @@ class PolicyConfig:
     kind: str = "random"
     sticky: float = 0.5
     agent: str | None = None
+    algorithm: str | None = None
     agent_probability: float = 0.5
 
     def __post_init__(self) -> None:
@@ -45,8 +48,30 @@ class PolicyConfig:
         if (self.kind == "random") != (self.agent is None):
             raise ConfigError(
                 f"policy.kind={self.kind} with policy.agent={self.agent}: an agent's folder "
-                "belongs to the kinds agent and mixture, and only to these"
+                "or .zip file belongs to the kinds agent and mixture, and only to these"
             )
+        plain = self.agent is not None and self.agent.endswith(".zip")
+        if plain != (self.algorithm is not None):
+            raise ConfigError(
+                f"policy.agent={self.agent} with policy.algorithm={self.algorithm}: a .zip file "
+                "needs its algorithm (ppo, a2c, dqn), and nothing else takes one"
+            )
+
+
+class Agent(Protocol):
+    """What collecting must know of a trained agent."""
+
+    sha256: str
+    """Digest of the file of its weights."""
+    action_space: Any
+    """Gymnasium's space of its actions."""
+    frame_shape: tuple[int, int, int]
+    """(H, W, 3) of one frame."""
+    frame_stack: int
+    """Frames that it sees at once."""
+
+    def act(self, stacked: np.ndarray) -> np.ndarray:
+        """The most probable action on (H, W, 3 * frame_stack) uint8."""
 
 
 class Policy(Protocol):
@@ -57,6 +82,40 @@ class Policy(Protocol):
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """The action on a frame (H, W, 3) uint8, of the action spec's shape and dtype."""
+
+
+class FrameStack:
+    """The last k frames of each row along the channels, the newest last, zeros before the first.
+
+    The same as Stable-Baselines3's `VecFrameStack`, with which agents are trained, but rows can be
+    left alone. The rule holds in the dream and in reality alike: also the first observation of a
+    dream, which has a past in its starting context, shows one frame and zeros.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._stacked: np.ndarray | None = None
+
+    def push(self, frames: np.ndarray, moved: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        """Add frames (B, H, W, 3) to the rows that `moved` or are `fresh` (begin an episode).
+
+        Returns:
+            (B, H, W, 3 * k) uint8, a copy.
+        """
+        if self._stacked is None:
+            self._stacked = np.zeros((*frames.shape[:3], 3 * self._size), dtype=np.uint8)
+        pushed = np.concatenate([self._stacked[..., 3:], frames], axis=-1)
+        started = np.concatenate([np.zeros_like(self._stacked[..., 3:]), frames], axis=-1)
+        self._stacked[moved] = pushed[moved]
+        self._stacked[fresh] = started[fresh]
+        return self._stacked.copy()
+
+
+def draw_action(spec: ActionSpec, generator: np.random.Generator) -> np.ndarray:
+    """A uniformly random action, of the spec's shape and dtype."""
+    if spec.kind == "box":
+        return generator.uniform(spec.low, spec.high).astype(spec.dtype)
+    return np.asarray(generator.integers(max(spec.n, 1)), dtype=spec.dtype)
 
 
 class RandomPolicy:
@@ -72,45 +131,43 @@ class RandomPolicy:
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         if self._last is None or self._generator.random() >= self.sticky:
-            self._last = np.asarray(self._draw(), dtype=self.spec.dtype)
+            self._last = draw_action(self.spec, self._generator)
         return self._last
-
-    def _draw(self) -> ArrayLike:
-        if self.spec.kind == "box":
-            return self._generator.uniform(self.spec.low, self.spec.high)
-        return int(self._generator.integers(max(self.spec.n, 1)))
 
 
 class AgentPolicy:
-    """A trained agent's most probable actions, on the CPU.
+    """A trained agent's most probable actions on its last frames.
 
     Args:
-        folder: what `worldflow train-agent` wrote.
+        agent: see `load_agent`.
         spec: actions of the environment it is to act in.
+        frame_shape: (H, W, 3), frames of that environment.
 
     Raises:
-        ConfigError: the folder holds no agent, or the agent has other actions.
+        ConfigError: the agent has other actions, or sees frames of another size.
     """
 
-    def __init__(self, folder: str, spec: ActionSpec) -> None:
-        # By name: Stable-Baselines3 takes seconds to import, and envs/ must not depend on agents/.
-        saved = importlib.import_module("worldflow.agents.saved")
-        self._model, card = saved.load_agent(folder, device="cpu")
-        self._frames = int(card.agent.frame_stack)
-        self.spec = spec
-        space = self._model.action_space
+    def __init__(self, agent: Agent, spec: ActionSpec, frame_shape: tuple[int, ...]) -> None:
+        space = agent.action_space
         if space.shape != spec.shape or (spec.kind == "discrete" and space.n != spec.n):
-            raise ConfigError(f"the agent in {folder} acts in {space}, the source takes {spec}")
+            raise ConfigError(f"policy.agent acts in {space}, the source takes {spec}")
+        if agent.frame_shape != tuple(frame_shape):
+            raise ConfigError(
+                f"policy.agent sees frames {agent.frame_shape}, the source gives {frame_shape}; "
+                "set source.frame_size"
+            )
+        self._agent = agent
+        self.spec = spec
 
     def begin(self, generator: np.random.Generator) -> None:
-        self._stacked: np.ndarray | None = None
+        self._stack = FrameStack(self._agent.frame_stack)
+        self._fresh = True
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        if self._stacked is None:
-            # Zeros before the first frame, as in Stable-Baselines3's VecFrameStack.
-            self._stacked = np.zeros((*frame.shape[:2], 3 * self._frames), dtype=np.uint8)
-        self._stacked = np.concatenate([self._stacked[..., 3:], frame], axis=-1)
-        action, _ = self._model.predict(self._stacked, deterministic=True)
+        fresh = np.array([self._fresh])
+        stacked = self._stack.push(frame[None], ~fresh, fresh)[0]
+        self._fresh = False
+        action = self._agent.act(stacked)
         return np.asarray(action, dtype=self.spec.dtype).reshape(self.spec.shape)
 
 
@@ -130,25 +187,44 @@ class MixturePolicy:
         return self.acting.act(frame)
 
 
-def make_policy(config: PolicyConfig, spec: ActionSpec) -> Policy:
-    """The policy of a config.
+def load_agent(config: PolicyConfig) -> Agent | None:
+    """The agent of a config, on the CPU; None where chance alone acts.
 
     Raises:
-        ConfigError: the agent cannot be loaded or does not fit the action spec.
+        ConfigError: there is no such agent, or it does not see colour frames.
+    """
+    if config.agent is None:
+        return None
+    module, name = AGENT_LOADER.split(":")
+    agent: Agent = getattr(importlib.import_module(module), name)(config.agent, config.algorithm)
+    return agent
+
+
+def make_policy(
+    config: PolicyConfig, spec: ActionSpec, frame_shape: tuple[int, ...], agent: Agent | None
+) -> Policy:
+    """The policy of a config.
+
+    Args:
+        config: what acts.
+        spec: actions of the environment.
+        frame_shape: (H, W, 3), its frames.
+        agent: what `load_agent` gives for the config.
+
+    Raises:
+        ConfigError: the agent does not fit the environment.
     """
     chance = RandomPolicy(spec, config.sticky)
-    if config.agent is None:
+    if agent is None:
         return chance
-    agent = AgentPolicy(config.agent, spec)
+    acting = AgentPolicy(agent, spec, frame_shape)
     if config.kind == "agent":
-        return agent
-    return MixturePolicy(agent, chance, config.agent_probability)
+        return acting
+    return MixturePolicy(acting, chance, config.agent_probability)
 
 
-def describe_policy(config: PolicyConfig) -> dict[str, Any]:
+def describe_policy(config: PolicyConfig, agent: Agent | None) -> dict[str, Any]:
     """The settings that shape the data, JSON-able, with the digest of the agent's weights."""
-    if config.agent is None:
+    if agent is None:
         return {"kind": config.kind, "sticky": config.sticky}
-    saved = importlib.import_module("worldflow.agents.saved")
-    weights = (Path(config.agent) / saved.WEIGHTS).read_bytes()
-    return {**asdict(config), "agent_sha256": hashlib.sha256(weights).hexdigest()}
+    return {**asdict(config), "agent_sha256": agent.sha256}

@@ -34,9 +34,9 @@ def scripted_world() -> Callable[..., WorldModel]:
         dream = world.step
 
         def step(
-            state: WorldState, action: torch.Tensor, generators: Generators, temperature: float = 1
+            state: WorldState, action: torch.Tensor, generator: Generators, temperature: float = 1
         ) -> tuple[WorldState, Prediction]:
-            state, prediction = dream(state, action, generators, temperature)
+            state, prediction = dream(state, action, generator, temperature)
             age = state.denoiser.time - world.config.context
             ended = age >= torch.as_tensor(lifetime)
             return state, replace(prediction, terminated=ended, reward=age.float())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,11 +15,18 @@ from worldflow.conditioning import ActionConditioning
 from worldflow.data.frames import to_float, to_uint8
 from worldflow.denoiser import Denoiser, DenoiserConfig, tweedie
 from worldflow.errors import ConfigError, DataError
+from worldflow.flow.affine import LOG_SCALE_BOUND, AffineHead
+from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import RewardHead, TerminationHead, symexp, symlog
 from worldflow.novelty import Calibration
 from worldflow.randomness import normal, uniform
 from worldflow.testing import randomize
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def test_frames_survive_the_way_to_float_and_back() -> None:
@@ -146,7 +154,41 @@ def test_reward_head_recovers_the_reward_it_is_certain_of() -> None:
 
 def test_a_constant_reward_is_learnable() -> None:
     head = RewardHead(2, 3, 4, low=4.0, high=4.0)
-    assert head.loss(torch.zeros(1, len(head.bins)), torch.tensor([4.0])).isfinite().all()
+    logits = torch.zeros(1, len(head.bins), requires_grad=True)
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(head.loss(logits, torch.tensor([4.0])).sum(), logits)
+        logits = (logits - 5.0 * gradient).detach().requires_grad_()
+    assert head.mean(logits).item() == pytest.approx(4.0, abs=0.05)
+
+
+def test_the_affine_map_keeps_its_precision_under_autocast() -> None:
+    head = AffineHead(8, 2)
+    randomize(head, 0)
+    features = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = head(features)
+    full = head(features)
+    assert half.mu.dtype == half.log_scale.dtype == torch.float32
+    assert torch.equal(half.mu, full.mu) and torch.equal(half.log_scale, full.log_scale)
+    assert head(100 * features).log_scale.abs().max() <= LOG_SCALE_BOUND
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(full.to_data(full.to_noise(x)), x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TransformerConfig(width=48, heads=5),
+        lambda: TransformerConfig(depth=0),
+        lambda: FlowConfig(window=0),
+        lambda: DenoiserConfig(window=0),
+        lambda: CodecConfig(widths=[]),
+        lambda: CodecConfig(widths=[30]),
+    ],
+)
+def test_impossible_sizes_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError):
+        make()
 
 
 def test_termination_head() -> None:

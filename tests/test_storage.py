@@ -117,6 +117,9 @@ def test_a_foreign_tensor_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
+        ("world", "sigma", ..., r"world\.sigma"),
+        ("spec", "fps", ..., "fps"),
+        ("spec", "colour", "red", r"spec\.colour"),
         ("world", "sgima", 0.3, "sgima"),
         ("world", "sigma", -1.0, "sigma"),
         ("world", "sigma", "much", "much"),
@@ -128,7 +131,10 @@ def test_bad_config_fields_are_named(
     folder: Path, section: str, key: str, value: object, message: str
 ) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config[section][key] = value
+    if value is ...:
+        del config[section][key]
+    else:
+        config[section][key] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(WorldFormatError, match=message):
         worldflow.load_world(folder)
@@ -139,3 +145,17 @@ def test_another_format_version_is_refused(folder: Path) -> None:
     (folder / "config.yaml").write_text(text)
     with pytest.raises(WorldFormatError, match="format_version"):
         worldflow.load_world(folder)
+
+
+def test_config_truncated_after_any_line_is_refused(folder: Path) -> None:
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    for count in range(len(lines)):
+        (folder / "config.yaml").write_text("".join(lines[:count]))
+        with pytest.raises(WorldFormatError, match=r"config\.yaml"):
+            worldflow.load_world(folder)
+
+
+def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
+    folder.rename(folder.with_name(".world.old"))
+    assert worldflow.load_world(folder).frame_shape == (64, 64, 3)
+    assert folder.is_dir()

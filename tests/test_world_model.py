@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import worldflow
 from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError, DataError, MissingHeadError
 from worldflow.heads import HeadsConfig
+from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import FULL_FORWARD_FRAMES, WorldModel
 from worldflow.world_spec import WorldConfig
@@ -21,6 +24,11 @@ SPECS = [
     ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 2.0)),
     ActionSpec("none"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def actions_of(spec: ActionSpec, *shape: int) -> torch.Tensor:
@@ -103,6 +111,37 @@ def test_the_likelihood_of_a_dream_is_that_of_its_frames() -> None:
     torch.testing.assert_close(torch.stack(reported, 1), full, atol=1e-6, rtol=0)
 
 
+def test_a_videos_score_does_not_depend_on_the_rest_of_the_batch() -> None:
+    world = tiny_world()
+    frames = torch.from_numpy(world.context.frames)
+    actions = torch.from_numpy(world.context.actions)
+    together = world.log_prob(frames, actions)
+    alone = world.log_prob(frames[2:3], actions[2:3])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=1e-5)
+    shorter = world.log_prob(frames[:, :1], actions[:, :1])
+    torch.testing.assert_close(together[:, :1], shorter, atol=1e-4, rtol=1e-5)
+
+
+def test_a_world_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    save_world(tiny_world(), tmp_path / "w", "card")
+    world = worldflow.load_world(tmp_path / "w")
+    state = start(world, 1, 1)
+    world.step(state, torch.zeros(1, dtype=torch.int64), generators(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_public_calls_of_the_documentation() -> None:
+    world = tiny_world()
+    frames = torch.from_numpy(world.context.frames)
+    actions = torch.from_numpy(world.context.actions)
+    g = torch.Generator().manual_seed(0)
+    assert world.log_prob(frames, actions).shape == actions.shape
+    state = world.initial_state(frames, actions)
+    state, prediction = world.step(state, actions[:, 0], generator=g)
+    assert prediction.frame.shape == (len(frames), 64, 64, 3)
+
+
 def test_scores_have_their_closed_forms() -> None:
     world = tiny_world()
     frames = torch.from_numpy(world.context.frames[:2])
@@ -142,6 +181,12 @@ def test_wrong_shapes_are_named() -> None:
         world.log_prob(good[..., :32, :], torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(DataError, match="actions have shape"):
         world.log_prob(good, torch.zeros(1, 3, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"type torch\.float32"):
+        world.log_prob(good.float(), torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(DataError, match="no frames"):
+        world.log_prob(good[:, :0], torch.zeros(1, 0, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"action has shape \(1, 1\), this state needs \(1,\)"):
+        world.step(start(world, 1, 1), torch.zeros(1, 1, dtype=torch.int64), generators(2))
 
 
 def test_a_world_without_a_head_says_so() -> None:

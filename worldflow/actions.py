@@ -52,6 +52,11 @@ class ActionSpec:
         return (len(self.low),) if self.kind == "box" else ()
 
     @property
+    def has_alternatives(self) -> bool:
+        """Whether there is more than one action."""
+        return self.kind == "box" or self.n > 1
+
+    @property
     def dtype(self) -> type[np.int64] | type[np.float32]:
         """Dtype in which actions are stored and given."""
         return np.float32 if self.kind == "box" else np.int64
@@ -101,8 +106,19 @@ class ActionSpec:
 
 
 def wrong_actions(actions: Tensor, spec: ActionSpec, rng: np.random.Generator) -> Tensor:
-    """Other actions than the true ones: another choice, or those of another clip for a box."""
-    if spec.kind == "discrete":
-        shift = torch.from_numpy(rng.integers(1, max(spec.n, 2), tuple(actions.shape)))
-        return (actions + shift) % spec.n
-    return actions.roll(1, dims=0)
+    """Other actions than the true ones, of the same shape.
+
+    Discrete: another choice, uniformly. Box: each dimension moved by a quarter to three quarters of
+    its range, around the range's end.
+
+    Raises:
+        DataError: there is no other action, as there is only one or none.
+    """
+    shape = tuple(actions.shape)
+    if spec.kind == "discrete" and spec.n > 1:
+        return (actions + torch.from_numpy(rng.integers(1, spec.n, shape))) % spec.n
+    if spec.kind == "box":
+        low, high = torch.tensor(spec.low), torch.tensor(spec.high)
+        moved = torch.from_numpy(rng.uniform(0.25, 0.75, shape).astype(np.float32))
+        return low + ((actions - low) / (high - low) + moved) % 1.0 * (high - low)
+    raise DataError(f"a {spec.kind} action with n={spec.n} has no wrong alternative")

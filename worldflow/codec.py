@@ -26,6 +26,13 @@ class CodecConfig:
     channels: int = 16
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 192])
 
+    def __post_init__(self) -> None:
+        if self.channels < 1 or not self.widths or any(w < 8 or w % 8 for w in self.widths):
+            raise ConfigError(
+                f"codec.channels={self.channels} must be positive and codec.widths={self.widths} "
+                "positive multiples of 8"
+            )
+
 
 class _Residual(nn.Module):
     def __init__(self, width: int) -> None:

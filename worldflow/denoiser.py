@@ -36,6 +36,8 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         if self.lookahead not in (0, 1):
             raise ConfigError(f"denoiser.lookahead is {self.lookahead}; use 0 or 1")
+        if self.window < 1:
+            raise ConfigError(f"denoiser.window is {self.window}; it must be positive")
 
 
 class Denoiser(nn.Module):

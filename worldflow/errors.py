@@ -9,6 +9,10 @@ class ConfigError(WorldflowError):
     """A setting is unknown, missing or contradicts another."""
 
 
+class TrainingError(WorldflowError):
+    """Training went wrong in a way that other settings can mend."""
+
+
 class DataError(WorldflowError):
     """A dataset or an array given to a world is missing, damaged or of the wrong shape."""
 

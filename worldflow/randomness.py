@@ -10,6 +10,11 @@ from torch import Tensor
 Generators = torch.Generator | Sequence[torch.Generator | None]
 
 
+def fixed(batch: int) -> list[torch.Generator]:
+    """A generator a row, all of one fixed seed: what a row draws does not depend on the others."""
+    return [torch.Generator().manual_seed(0) for _ in range(batch)]
+
+
 def normal(generators: Generators, batch: int, shape: Sequence[int], like: Tensor) -> Tensor:
     """Standard normal (batch, *shape) with the dtype and device of `like`, see `_draw`."""
     return _draw(torch.randn, generators, batch, shape, like)

@@ -51,8 +51,9 @@ def save_world(world: WorldModel, folder: str | Path, card: str) -> None:
         raise WorldFormatError(
             f"{folder} exists and holds no world ({CONFIG} is missing); choose another folder"
         )
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    for leftover in (new, old):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     weights = {name: value.contiguous() for name, value in world.state_dict().items()}
     save_file(weights, new / WEIGHTS)
@@ -70,11 +71,18 @@ def save_world(world: WorldModel, folder: str | Path, card: str) -> None:
         new / CONTEXTS,
     )
     (new / CARD).write_text(card)
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    for path in new.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    """Where a world is written before it takes its name, or kept while another takes it."""
+    return folder.with_name(f".{folder.name}.{kind}")
 
 
 def load_world(name: str | Path) -> WorldModel:
@@ -100,13 +108,16 @@ def load_world(name: str | Path) -> WorldModel:
             f"{folder / CONTEXTS}: `frames` has shape {contexts.frames.shape}; config.yaml says "
             f"(M, {world_config.context}, {', '.join(map(str, spec.frame_shape))})"
         )
-    world = WorldModel(world_config, spec, calibration, contexts)
+    with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, are random
+        world = WorldModel(world_config, spec, calibration, contexts)
     _load_weights(world, folder / WEIGHTS)
     return world.eval().requires_grad_(False)
 
 
 def _find(name: str | Path) -> Path:
     for folder in (Path(name), SHIPPED / str(name)):
+        if not folder.exists() and _beside(folder, "old").is_dir():
+            _beside(folder, "old").rename(folder)  # a kill came between the two renames
         if folder.is_dir():
             for file in (CONFIG, WEIGHTS, CALIBRATION, CONTEXTS):
                 if not (folder / file).is_file():
@@ -134,6 +145,8 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(WorldConfig), raw["world"])
         config = OmegaConf.to_object(merged)
+        assert isinstance(config, WorldConfig)
+        _refuse_differences(raw["world"], _plain(asdict(config)), "world")
         values = raw["spec"]
         low, high = values["reward_range"]
         height, width, colours = values["frame_shape"]
@@ -145,11 +158,24 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             reward_range=(float(low), float(high)),
             held_out=HeldOut(**values["held_out"]),
         )
+        _refuse_differences(values, _plain(asdict(spec)), "spec")
     except (KeyError, TypeError, ValueError, OmegaConfBaseException, WorldflowError) as error:
         first = str(error).splitlines()[0]
         raise WorldFormatError(f"{path}: a field is missing or unknown: {first}") from error
-    assert isinstance(config, WorldConfig)
     return config, spec
+
+
+def _refuse_differences(found: Any, understood: Any, where: str) -> None:
+    """Raise KeyError unless the file says all that was understood and nothing else."""
+    if not isinstance(found, dict) or not isinstance(understood, dict):
+        return
+    if where.endswith(".source"):  # free-form
+        return
+    if set(found) != set(understood):
+        names = sorted(set(found) ^ set(understood))
+        raise KeyError(", ".join(f"{where}.{name}" for name in names))
+    for name, value in understood.items():
+        _refuse_differences(found[name], value, f"{where}.{name}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import HeadsConfig
 from worldflow.novelty import Calibration
 from worldflow.world_model import WorldModel
-from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
+from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
 
 def tiny_config(context: int = 2) -> WorldConfig:
@@ -66,6 +66,7 @@ def tiny_world(
             fps=8.0,
             source={"env_id": "worldflow/Catch-v0"},
             reward_range=(-1.0, 1.0),
+            held_out=HeldOut(0.1, 0, 10),
         )
         world = WorldModel(config, spec)
     randomize(world, seed)

@@ -13,7 +13,7 @@ from worldflow.errors import DataError, MissingHeadError
 from worldflow.flow.flow import Flow
 from worldflow.heads import RewardHead, TerminationHead
 from worldflow.novelty import UNCALIBRATED, Calibration, bits_per_dim, prediction_entropy
-from worldflow.randomness import Generators, normal, uniform
+from worldflow.randomness import Generators, fixed, normal, uniform
 from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
 from worldflow.world_state import Prediction, Scores, WorldState
 
@@ -96,26 +96,28 @@ class WorldModel(nn.Module):
                     f"world.heads.{name}=true on data that has it"
                 )
 
-    def noisy_latents(self, frames: Tensor, generators: Generators) -> Tensor:
+    def noisy_latents(self, frames: Tensor, generator: Generators) -> Tensor:
         """y~ = encode(frames) + sigma * noise: (B, T, H, W, 3) uint8 to (B, T, N, C)."""
         latents = self.codec.encode_frames(frames)
-        noise = normal(generators, len(latents), latents.shape[1:], like=latents)
+        noise = normal(generator, len(latents), latents.shape[1:], like=latents)
         return latents + self.config.sigma * noise
 
     @torch.no_grad()
-    def initial_state(self, frames: Tensor, actions: Tensor, generators: Generators) -> WorldState:
+    def initial_state(
+        self, frames: Tensor, actions: Tensor, generator: Generators | None = None
+    ) -> WorldState:
         """The state after K real frames.
 
         Args:
             frames: (B, K, H, W, 3) uint8.
             actions: (B, K, ...); `actions[:, t]` led to `frames[:, t]`, `actions[:, 0]` is unused.
-            generators: of the noise on the latents.
+            generator: of the noise on the latents; None: a fixed seed for each row.
 
         Raises:
             DataError: frames of another size than the world's, or another number of actions.
         """
         self._check(frames, actions)
-        noisy = self.noisy_latents(frames, generators)
+        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
         condition = self.conditioning(actions)
         flow = self.flow.empty_state(len(frames))
         cache = self.denoiser.empty_cache(len(frames))
@@ -130,7 +132,7 @@ class WorldModel(nn.Module):
         self,
         state: WorldState,
         action: Tensor,
-        generators: Generators,
+        generator: Generators,
         temperature: float = 1.0,
     ) -> tuple[WorldState, Prediction]:
         """Dream one frame of each row.
@@ -138,16 +140,24 @@ class WorldModel(nn.Module):
         Args:
             state: the past; it stays valid.
             action: (B, ...).
-            generators: one a row, or one for the batch, see `worldflow.randomness`.
+            generator: one for the batch or one a row, see `worldflow.randomness`.
             temperature: scales z.
 
         Returns:
             the next state, and what happened.
+
+        Raises:
+            DataError: as many actions as rows of the state are needed, of the world's shape.
         """
-        batch = len(action)
+        batch = len(state.frame)
+        if tuple(action.shape) != (batch, *self.action_spec.shape):
+            raise DataError(
+                f"action has shape {tuple(action.shape)}, this state needs "
+                f"{(batch, *self.action_spec.shape)}"
+            )
         condition = self.conditioning.embed(action)
         like = state.flow.levels[0]
-        z = temperature * normal(generators, batch, like.shape[1:], like=like)
+        z = temperature * normal(generator, batch, like.shape[1:], like=like)
         noisy, passes = self.flow.sample(state.flow, z, condition)
         # Scoring the sample instead of trusting z makes its likelihood and the cache exact,
         # whatever the sampler's tolerance.
@@ -159,7 +169,7 @@ class WorldModel(nn.Module):
             reward = self.reward_head.mean(self.reward_head(features))
         if self.termination_head is not None:
             probability = self.termination_head.probability(self.termination_head(features))
-            terminated = uniform(generators, batch, like=probability) < probability
+            terminated = uniform(generator, batch, like=probability) < probability
         frame = self.codec.decode_frames(latents)
         prediction = Prediction(
             **vars(self._scores(scored.log_prob, scored.log_scale)),
@@ -172,19 +182,18 @@ class WorldModel(nn.Module):
         return WorldState(flow, cache, frame), prediction
 
     @torch.no_grad()
-    def score(
-        self, frames: Tensor, actions: Tensor, generator: torch.Generator | None = None
-    ) -> Scores:
+    def score(self, frames: Tensor, actions: Tensor, generator: Generators | None = None) -> Scores:
         """Scores (B, T) of real video: frames (B, T, H, W, 3) uint8, actions (B, T, ...).
 
-        What is scored is y~, the frame's latents plus the world's noise. Without a generator the
-        noise comes from a fixed seed, so that the same video has the same scores.
+        What is scored is y~, the frame's latents plus the world's noise. Without a generator each
+        row's noise comes from the same fixed seed, so that a video has the same scores whatever
+        else is in the batch.
 
         Raises:
             DataError: see `initial_state`.
         """
         self._check(frames, actions)
-        noisy = self.noisy_latents(frames, generator or torch.Generator().manual_seed(0))
+        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
         condition = self.conditioning(actions)
         if frames.shape[1] <= FULL_FORWARD_FRAMES:
             out = self.flow(noisy, condition)
@@ -198,7 +207,7 @@ class WorldModel(nn.Module):
         return self._scores(log_prob, log_scale)
 
     def log_prob(
-        self, frames: Tensor, actions: Tensor, generator: torch.Generator | None = None
+        self, frames: Tensor, actions: Tensor, generator: Generators | None = None
     ) -> Tensor:
         """log p of each frame given its past and actions, (B, T) nats; see `score`."""
         return self.score(frames, actions, generator).log_likelihood
@@ -217,11 +226,14 @@ class WorldModel(nn.Module):
         )
 
     def _check(self, frames: Tensor, actions: Tensor) -> None:
-        if frames.ndim != 5 or tuple(frames.shape[2:]) != tuple(self.frame_shape):
+        shape = tuple(frames.shape)
+        if len(shape) != 5 or shape[2:] != tuple(self.frame_shape) or frames.dtype != torch.uint8:
             raise DataError(
-                f"frames have shape {tuple(frames.shape)}; this world needs "
+                f"frames have shape {shape} and type {frames.dtype}; this world needs "
                 f"(B, T, {', '.join(map(str, self.frame_shape))}) uint8"
             )
+        if not shape[1]:
+            raise DataError("there are no frames; give at least one")
         expected = (*frames.shape[:2], *self.action_spec.shape)
         if tuple(actions.shape) != expected:
             raise DataError(f"actions have shape {tuple(actions.shape)}, expected {expected}")

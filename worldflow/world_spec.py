@@ -47,10 +47,12 @@ class HeldOut:
     Attributes:
         fraction: share of the episodes.
         seed: of the split.
+        episodes: how many episodes there were; a split of another number is another one.
     """
 
-    fraction: float = 0.1
-    seed: int = 0
+    fraction: float
+    seed: int
+    episodes: int
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class WorldSpec:
     frame_shape: tuple[int, int, int]
     fps: float
     source: dict[str, Any]
-    reward_range: tuple[float, float] = (0.0, 0.0)
-    held_out: HeldOut = HeldOut()
+    reward_range: tuple[float, float]
+    held_out: HeldOut
 
 
 @dataclass(frozen=True)

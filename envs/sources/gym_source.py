@@ -25,6 +25,8 @@ class SourceConfig:
         frame_skip: environment steps per action; rewards are summed and it stops at the end.
         fps: frames per second of the environment before the frame skip; None: what the
             environment says.
+        max_episode_steps: actions after which an episode is truncated, for environments that have
+            no limit of their own, or one that is too long; None: the environment's own limit.
     """
 
     env_id: str
@@ -32,6 +34,7 @@ class SourceConfig:
     frame_size: int = 64
     frame_skip: int = 1
     fps: float | None = None
+    max_episode_steps: int | None = None
 
 
 class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
@@ -55,6 +58,10 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
                 "source.frame_size and source.frame_skip must be 1 or more, got "
                 f"{config.frame_size} and {config.frame_skip}"
             )
+        if config.max_episode_steps is not None and config.max_episode_steps < 1:
+            raise ConfigError(
+                f"source.max_episode_steps is {config.max_episode_steps}; it must be 1 or more"
+            )
         self.config = config
         self.observes_images = _is_image(env.observation_space)
         if not self.observes_images and env.render_mode != "rgb_array":
@@ -71,6 +78,7 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
         self.fps = float(rate) / config.frame_skip
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": self.fps}
         self._frame: np.ndarray | None = None
+        self._steps = 0
 
     @property
     def render_mode(self) -> str:  # type: ignore[override]
@@ -82,10 +90,14 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The first frame of a new episode."""
         observation, info = self.env.reset(seed=seed, options=options)
+        self._steps = 0
         return self._observe(observation), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Repeat the action `frame_skip` times, or until the episode ends; rewards are summed."""
+        """Repeat the action `frame_skip` times, or until the episode ends; rewards are summed.
+
+        The step that reaches `max_episode_steps` truncates, unless the episode terminated there.
+        """
         inner = self.env.action_space
         if isinstance(inner, spaces.Box):
             action = np.clip(np.asarray(action, inner.dtype), inner.low, inner.high)
@@ -97,6 +109,9 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
             total += float(reward)
             if terminated or truncated:
                 break
+        self._steps += 1
+        if not terminated and self._steps == self.config.max_episode_steps:
+            truncated = True
         return self._observe(observation), total, bool(terminated), bool(truncated), info
 
     def render(self) -> np.ndarray:

@@ -210,5 +210,5 @@ def test_split_holds_out_whole_episodes() -> None:
     assert [len(part) for part in split([0, 1], 0.99, seed=0)] == [1, 1]
     with pytest.raises(DataError, match="two episodes"):
         split([0], 0.5, seed=0)
-    with pytest.raises(DataError, match="holdout_fraction"):
+    with pytest.raises(DataError, match=r"data\.held_out"):
         split(episodes, 1.0, seed=0)

@@ -87,9 +87,11 @@ def test_held_out_episodes_are_those_of_pretraining(
 
     dataset = make_dataset([3] * 10)
     np.testing.assert_array_equal(
-        held_out_episodes(dataset, HeldOut(0.2, 5)), split(dataset, 0.2, 5)[1]
+        held_out_episodes(dataset, HeldOut(0.2, 5, 10)), split(dataset, 0.2, 5)[1]
     )
     np.testing.assert_array_equal(held_out_episodes(dataset, None), np.arange(10))
+    with pytest.raises(DataError, match="has 10 episodes, the world's dataset had 9"):
+        held_out_episodes(dataset, HeldOut(0.2, 5, 9))
 
 
 def test_errors_have_known_answers(make_dataset: Callable[..., EpisodeDataset]) -> None:

@@ -11,7 +11,7 @@ from worldflow.flow.transformer import window_mask, within_frame_mask
 
 def test_rotated_products_depend_on_the_time_difference_only() -> None:
     rotary = TimeRotary(head_dim=8, window=5)
-    q, k = torch.randn(2, 1, 1, 1, 8).unbind(0)
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
 
     def product(at: int, later: int) -> torch.Tensor:
         angles = [tuple(a[None, None] for a in rotary(torch.tensor([t]))) for t in (at, later)]

@@ -179,7 +179,6 @@ def test_sampling_inverts_the_flow_and_jacobi_equals_sequential(
     _, out = flow.observe(state, drawn, condition[:, past])
     torch.testing.assert_close(out.noise, z, atol=1e-7, rtol=0)
     assert passes.shape == (2, local_blocks + 1) and passes.max() <= tokens
-    flow.with_sampler(SamplerConfig("sequential"))
-    reference, count = flow.sample(state, z, condition[:, past])
+    reference, count = flow.sample(state, z, condition[:, past], SamplerConfig("sequential"))
     torch.testing.assert_close(drawn, reference, atol=1e-7, rtol=0)
     assert (count == tokens).all()

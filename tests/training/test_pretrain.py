@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import worldflow
 from worldflow.actions import ActionSpec, wrong_actions
@@ -22,13 +23,21 @@ from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, spli
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError
 from worldflow.testing import randomize, tiny_config
-from worldflow.training.codec_stage import CodecTraining
+from worldflow.training.checkpoint import Progress, read_progress
+from worldflow.training.codec_stage import CodecStage, CodecTraining
 from worldflow.training.flow_stage import SCORE_LIMIT, FlowStage, FlowTraining, LatentEpisodes
 from worldflow.training.logger import RunLogger
-from worldflow.training.loop import StageConfig, learning_rate, step_generators
+from worldflow.training.loop import (
+    STREAMS,
+    Stage,
+    StageConfig,
+    learning_rate,
+    run_stage,
+    step_generators,
+)
 from worldflow.training.pretrain import DataConfig, PretrainConfig, TrainingConfig, main
 from worldflow.world_model import WorldModel
-from worldflow.world_spec import WorldSpec
+from worldflow.world_spec import HeldOut, WorldSpec
 
 SIZE = 32
 
@@ -62,7 +71,7 @@ def tiny_pretraining(data: Path, out: Path) -> PretrainConfig:
         data=DataConfig(str(data), held_out=0.34),
         world=replace(tiny_config(context=1)),
         training=TrainingConfig(
-            checkpoint_every=2,
+            checkpoint_every=1,
             codec=CodecTraining(steps=5, batch=4, validate_every=5, warmup=2),
             flow=FlowTraining(steps=7, batch=4, clip=4, validate_every=4, warmup=2),
         ),
@@ -79,7 +88,8 @@ def test_pretraining_makes_a_world_that_loads_and_steps(tmp_path: Path, spec: Ac
     write_dataset(tmp_path / "data", spec)
     folder = main(tiny_pretraining(tmp_path / "data", tmp_path / "run"))
     world = worldflow.load_world(folder)
-    assert world.spec.reward_range == (0.0, 1.0) and world.action_spec == spec
+    assert world.spec.reward_range == pytest.approx((1 / 7, 1.0))  # the reset frame has none
+    assert world.spec.held_out == HeldOut(0.34, 0, 6) and world.action_spec == spec
     assert world.calibration.std > 0
     frames, actions = (torch.from_numpy(x) for x in (world.context.frames, world.context.actions))
     state = world.initial_state(frames, actions, torch.Generator().manual_seed(0))
@@ -103,33 +113,37 @@ main(config)
 """
 
 
+MOMENTS = [None, ("codec", 2), ("codec", 5), ("flow", 1), ("flow", 4)]
+
+
 def test_kill_9_at_any_moment_continues_to_the_same_bits(tmp_path: Path) -> None:
+    """Killed before the first checkpoint, inside and between the stages: nothing differs."""
     data = tmp_path / "data"
     write_dataset(data, ActionSpec("discrete", n=3))
     code = RUN.format(tests=str(Path(__file__).parent))
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoint = tmp_path / "killed/checkpoint.safetensors"
 
     def start(out: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", code, str(data), str(tmp_path / out)]
         return subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
 
+    def reached(moment: tuple[str, int] | None) -> bool:
+        if moment is None:
+            return (tmp_path / "killed/run.json").exists()
+        if not checkpoint.exists():
+            return False
+        progress = read_progress(checkpoint)
+        return (STREAMS[progress.stage], progress.step) >= (STREAMS[moment[0]], moment[1])
+
     assert start("whole").wait(timeout=120) == 0
-    kills = 0
-    checkpoint = tmp_path / "killed/checkpoint.safetensors"
-    seen = None
-    while kills < 2:  # each time just after another checkpoint appeared
+    for moment in MOMENTS:
         process = start("killed")
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            now = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
-            if now != seen:
-                seen = now
-                break
+        while process.poll() is None and not reached(moment):
             time.sleep(0.001)
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.poll() is None, f"the run ended before it could be killed at {moment}"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kills += 1
     assert not (tmp_path / "killed/world").exists()
     assert start("killed").wait(timeout=120) == 0
     for name in ("world/world.safetensors", "checkpoint.safetensors"):
@@ -138,6 +152,66 @@ def test_kill_9_at_any_moment_continues_to_the_same_bits(tmp_path: Path) -> None
         assert all(torch.equal(one[key], two[key]) for key in one)
     lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "killed")]
     assert lines[0] == lines[1]
+    calibrations = [
+        (tmp_path / r / "world/calibration.json").read_text() for r in ("whole", "killed")
+    ]
+    assert calibrations[0] == calibrations[1]
+
+
+@pytest.mark.parametrize("name", ["codec", "flow"])
+def test_every_parameter_moves(tmp_path: Path, stage: FlowStage, name: str) -> None:
+    world, dataset = stage.world, stage.dataset
+    before = {key: value.clone() for key, value in world.named_parameters()}
+    if name == "codec":
+        world.codec.requires_grad_(True)
+        train, held_out = split(dataset, 0.34, 0)
+        config = CodecTraining(steps=2, batch=4, warmup=0)
+        run: Stage = CodecStage(world, config, dataset, train, held_out, 0)
+    else:
+        stage.config.steps, stage.config.warmup = 2, 0
+        run = stage
+    run_stage(run, world, tmp_path, Progress(name, 0, 0.0, ""), checkpoint_every=9)
+    still = [
+        key
+        for key, value in world.named_parameters()
+        if key.startswith("codec") == (name == "codec") and torch.equal(value, before[key])
+    ]
+    assert still == []
+
+
+def test_frozen_latents_have_unit_scale(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
+    dataset = EpisodeDataset(tmp_path / "data")
+    spec = WorldSpec(dataset.action_spec, dataset.frame_shape, 8.0, {}, (0, 1), HeldOut(0.3, 0, 6))
+    torch.manual_seed(0)
+    world = WorldModel(tiny_config(context=1), spec)
+    train, held_out = split(dataset, 0.34, 0)
+    stage = CodecStage(world, CodecTraining(steps=1, batch=4), dataset, train, held_out, 0)
+    for step in range(3):
+        stage.update(step)
+    stage.freeze()
+    frames = np.concatenate([dataset.read(int(i)).frames for i in train])
+    latents = world.codec.encode_frames(torch.from_numpy(frames)).flatten(0, 1)
+    # measured on a sample of the frames, hence not exactly
+    torch.testing.assert_close(latents.mean(0), torch.zeros(2), atol=0.2, rtol=0)
+    torch.testing.assert_close(latents.std(0), torch.ones(2), atol=0.2, rtol=0)
+
+
+def test_the_world_learns_what_the_action_does(tmp_path: Path, stage: FlowStage) -> None:
+    """On latents that are the position, moved by the action: true actions become likelier."""
+    for index, actions in enumerate(stage.episodes.actions):
+        position = np.cumsum(np.where(np.arange(len(actions)) > 0, actions - 1, 0))
+        shape = stage.episodes.latents[index].shape
+        latents = np.broadcast_to(0.7 * position[:, None, None], shape)
+        stage.episodes.latents[index] = np.ascontiguousarray(latents, np.float32)
+    config = FlowTraining(steps=150, batch=8, clip=8, warmup=5, learning_rate=5e-3)
+    dataset = stage.dataset
+    train, held_out = split(dataset, 0.34, 0)
+    stage = FlowStage(stage.world, config, stage.episodes, dataset, train, held_out, 0)
+    run_stage(stage, stage.world, tmp_path, Progress("flow", 0, 0.0, ""), checkpoint_every=999)
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    last = {entry["tag"]: entry["value"] for entry in entries}
+    assert last["flow/held_out_action_gap"] > 0.2
 
 
 def test_other_settings_or_data_cannot_continue_a_run(tmp_path: Path) -> None:
@@ -148,7 +222,7 @@ def test_other_settings_or_data_cannot_continue_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training.flow.learning_rate was 0.001 and is 5.0"):
         main(config)
     write_dataset(tmp_path / "data", ActionSpec("discrete", n=3), episodes=7)
-    with pytest.raises(ConfigError, match=r"data.episodes was 6 and is 7"):
+    with pytest.raises(ConfigError, match=r"data\.contents was"):
         main(tiny_pretraining(tmp_path / "data", tmp_path / "run"))
 
 
@@ -173,14 +247,15 @@ def stage(tmp_path: Path) -> FlowStage:
     write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
     dataset = EpisodeDataset(tmp_path / "data")
     torch.manual_seed(0)
-    spec = WorldSpec(dataset.action_spec, dataset.frame_shape, 8.0, {}, (0.0, 1.0))
+    held = HeldOut(0.34, 0, len(dataset))
+    spec = WorldSpec(dataset.action_spec, dataset.frame_shape, 8.0, {}, (0.0, 1.0), held)
     world = WorldModel(tiny_config(context=1), spec)
     randomize(world, 0)
     world.codec.eval().requires_grad_(False)
     train, held_out = split(dataset, 0.34, 0)
     config = FlowTraining(steps=5, batch=4, clip=10)
     episodes = LatentEpisodes(world, dataset)
-    return FlowStage(world, config, episodes, dataset.lengths, train, held_out, 0)
+    return FlowStage(world, config, episodes, dataset, train, held_out, 0)
 
 
 def test_one_backward_pass_gives_the_exact_score(stage: FlowStage) -> None:
@@ -226,9 +301,15 @@ def test_padding_and_first_frames_do_not_train_the_heads(stage: FlowStage) -> No
 
 
 def test_wrong_actions_are_wrong() -> None:
-    actions = torch.randint(3, (5, 7))
     rng = np.random.default_rng(0)
+    actions = torch.from_numpy(rng.integers(3, size=(5, 7)))
     assert (wrong_actions(actions, ActionSpec("discrete", n=3), rng) != actions).all()
+    box = ActionSpec("box", low=(-1.0,), high=(3.0,))
+    actions = torch.from_numpy(rng.uniform(-1, 3, (1, 50, 1))).float()
+    wrong = wrong_actions(actions, box, rng)
+    assert ((wrong - actions).abs() >= 0.99).all() and wrong.min() >= -1 and wrong.max() <= 3
+    with pytest.raises(DataError, match="no wrong alternative"):
+        wrong_actions(torch.zeros(1, 1), ActionSpec("none"), rng)
 
 
 def test_learning_rate_warms_up_and_comes_down() -> None:
@@ -260,7 +341,10 @@ def test_logger_forgets_what_a_killed_run_logged_too_far(tmp_path: Path) -> None
     logger.scalars(3, {"nll": 9.0})
     logger.close()
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-    assert [(e["step"], e["value"]) for e in entries] == [(1, 1.0), (2, 2.0), (3, 9.0)]
+    expected = [(1, 1.0), (2, 2.0), (3, 9.0)]
+    assert [(e["step"], e["value"]) for e in entries] == expected
+    events = EventAccumulator(str(tmp_path / "tensorboard/flow")).Reload().Scalars("flow/nll")
+    assert [(e.step, e.value) for e in events] == expected
 
 
 @pytest.mark.parametrize("field", ["steps", "batch", "validate_every"])

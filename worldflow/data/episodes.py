@@ -6,6 +6,7 @@ episode is its reset frame, with a zero action, zero reward and `terminated` Fal
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -195,6 +196,25 @@ class EpisodeDataset:
         truncated = bool(facts["truncated"]) and stop == length
         return Episode(**arrays, seed=int(facts["seed"]), truncated=truncated)
 
+    def rewards(self, i: int) -> np.ndarray:
+        """The rewards (T,) of the i-th episode, without reading its frames.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            with safe_open(self.paths[i], framework="numpy") as file:
+                return np.asarray(file.get_tensor("rewards"))
+        except (SafetensorError, OSError) as error:
+            raise _damaged(self.paths[i], str(error)) from error
+
+    def fingerprint(self) -> str:
+        """A digest that another dataset does not share: of metadata, lengths and all rewards."""
+        digest = hashlib.sha256(json.dumps(self.metadata.to_dict(), sort_keys=True).encode())
+        for index, length in enumerate(self.lengths.tolist()):
+            digest.update(f"{length}:".encode() + self.rewards(index).tobytes())
+        return digest.hexdigest()[:16]
+
     def _length(self, path: Path) -> int:
         """Frames in one episode file, its header checked against the dataset's."""
         try:
@@ -225,13 +245,13 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 
 def split(
-    dataset: EpisodeDataset | Sequence[object], holdout_fraction: float, seed: int
+    dataset: EpisodeDataset | Sequence[object], held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train and held-out episode indices: whole episodes, at least one each, ascending.
 
     Args:
         dataset: its length is the number of episodes.
-        holdout_fraction: share of the episodes to hold out, 0 < fraction < 1.
+        held_out: share of the episodes to hold out, 0 < fraction < 1.
         seed: the same seed gives the same split.
 
     Raises:
@@ -240,8 +260,8 @@ def split(
     count = len(dataset)
     if count < 2:
         raise DataError(f"a split needs two episodes or more, the dataset has {count}; add some")
-    if not 0 < holdout_fraction < 1:
-        raise DataError(f"holdout_fraction must lie between 0 and 1, got {holdout_fraction}")
-    held = min(max(round(count * holdout_fraction), 1), count - 1)
+    if not 0 < held_out < 1:
+        raise DataError(f"data.held_out must lie between 0 and 1, got {held_out}")
+    held = min(max(round(count * held_out), 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])

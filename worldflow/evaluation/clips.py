@@ -30,9 +30,19 @@ class RealClips:
 
 
 def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.ndarray:
-    """Indices of the episodes that pretraining held out; of all episodes if None."""
+    """Indices of the episodes that pretraining held out; of all episodes if None.
+
+    Raises:
+        DataError: the dataset has another number of episodes than pretraining had.
+    """
     if held_out is None:
         return np.arange(len(dataset))
+    if len(dataset) != held_out.episodes:
+        raise DataError(
+            f"{dataset.folder} has {len(dataset)} episodes, the world's dataset had "
+            f"{held_out.episodes}, so that it is unknown which it learned from; give that dataset, "
+            "or one that the world never saw with data.unseen=true"
+        )
     return split(dataset, held_out.fraction, held_out.seed)[1]
 
 

@@ -134,7 +134,7 @@ def novelty_curves(
     valid = clips.valid[:, context:]
     curves, nll = {}, {}
     taken = {"real": clips.actions}
-    if world.action_spec.kind != "none":
+    if world.action_spec.has_alternatives:
         wrong = wrong_actions(
             torch.from_numpy(clips.actions), world.action_spec, np.random.default_rng(seed)
         )

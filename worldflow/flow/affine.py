@@ -32,8 +32,8 @@ class Affine(NamedTuple):
 class AffineHead(nn.Module):
     """Projects features (..., width) to the parameters of an affine map over (..., channels).
 
-    The projection starts at zero, so a new flow is the identity. It runs in at least float32, also
-    under autocast, since errors of the scale are errors of the likelihood.
+    The projection starts at zero, so a new flow is the identity. It runs in the precision of its
+    weights, also under autocast, since errors of the scale are errors of the likelihood.
     """
 
     def __init__(self, width: int, channels: int) -> None:
@@ -43,10 +43,14 @@ class AffineHead(nn.Module):
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, which stay in float32 or better."""
+        return self.projection.weight.dtype
+
     def forward(self, features: Tensor) -> Affine:
         with torch.autocast(features.device.type, enabled=False):
-            features = features.to(self.projection.weight.dtype)
-            mu, raw = self.projection(self.norm(features)).chunk(2, dim=-1)
+            mu, raw = self.projection(self.norm(features.to(self.dtype))).chunk(2, dim=-1)
             # smooth and bounded: no token can be squeezed or stretched by more than e^4
             log_scale = LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
         return Affine(mu, log_scale)

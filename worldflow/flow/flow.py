@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from worldflow.errors import ConfigError
 from worldflow.flow.affine import standard_normal_log_prob
 from worldflow.flow.block import GlobalBlock, LocalBlock
 from worldflow.flow.cache import WindowCache
@@ -33,6 +34,13 @@ class FlowConfig:
     local: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 2, 4))
     global_block: TransformerConfig = field(default_factory=lambda: TransformerConfig(192, 6, 6))
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.local_blocks < 0:
+            raise ConfigError(
+                f"flow.window={self.window} must be positive, flow.local_blocks="
+                f"{self.local_blocks} not negative"
+            )
 
 
 class FlowOutput(NamedTuple):
@@ -125,18 +133,25 @@ class Flow(nn.Module):
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
         return FlowState(cache.advanced(), levels), FlowOutput(noise, log_prob, log_scale)
 
-    def sample(self, state: FlowState, noise: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(
+        self,
+        state: FlowState,
+        noise: Tensor,
+        condition: Tensor,
+        sampler: SamplerConfig | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The next frame: inverts the global block, then the local ones, each from the last frame.
 
         Args:
             state: the past; not changed.
             noise: z (B, N, C), already scaled by the temperature.
             condition: (B, D).
+            sampler: how to invert; the config's by default.
 
         Returns:
             y~ (B, N, C), and the passes of each block, global block first: (B, blocks) int64.
         """
-        sampler = self.config.sampler
+        sampler = sampler or self.config.sampler
         context = self.global_block.begin_step(condition, state.cache.clone())
         previous = state.levels[-1]
         x, count = invert(
@@ -153,10 +168,6 @@ class Flow(nn.Module):
             x, count = invert(block, x, state.levels[index], block.order, sampler)
             passes.append(count)
         return x, torch.stack(passes, dim=1)
-
-    def with_sampler(self, sampler: SamplerConfig) -> None:
-        """Use another sampler from now on."""
-        self.config = replace(self.config, sampler=sampler)
 
     def _local(self, frames: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """frames (B, N, C) through the local blocks: all levels, and the summed log scales (B,)."""

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from worldflow.errors import ConfigError
 from worldflow.flow.attention import TimeRotary, TransformerLayer, attention_bias
 from worldflow.flow.cache import WindowCache
 
@@ -25,6 +26,13 @@ class TransformerConfig:
     width: int = 128
     depth: int = 2
     heads: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1 or self.width % (2 * self.heads):
+            raise ConfigError(
+                f"a transformer of width={self.width}, depth={self.depth}, heads={self.heads} "
+                "cannot be: all must be positive, and width a multiple of 2 * heads"
+            )
 
 
 def within_frame_mask(tokens: int, causal: bool) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from worldflow.training.loop import StageConfig, step_generators
 from worldflow.world_model import WorldModel
 
 VALIDATION_CLIPS = 64
+PICTURE_CLIPS = 2
 # What the score estimates is a standard normal number (the noise on a latent over sigma). Values
 # beyond this are errors of a half-trained flow, rare but large enough to drown all others.
 SCORE_LIMIT = 4.0
@@ -84,7 +86,7 @@ class FlowStage:
         world: its codec is frozen.
         config: how.
         episodes: encoded by the codec.
-        lengths: frames of each episode.
+        dataset: where they come from.
         train: indices of the episodes to learn from.
         held_out: indices of the episodes to measure on.
         seed: of all random choices.
@@ -97,14 +99,15 @@ class FlowStage:
         world: WorldModel,
         config: FlowTraining,
         episodes: LatentEpisodes,
-        lengths: np.ndarray,
+        dataset: EpisodeDataset,
         train: np.ndarray,
         held_out: np.ndarray,
         seed: int,
     ) -> None:
         self.world, self.config, self.episodes, self.seed = world, config, episodes, seed
-        self.train = ClipSampler(lengths, train, config.clip)
-        self.held_out = ClipSampler(lengths, held_out, config.clip)
+        self.dataset = dataset
+        self.train = ClipSampler(dataset.lengths, train, config.clip)
+        self.held_out = ClipSampler(dataset.lengths, held_out, config.clip)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
@@ -137,21 +140,24 @@ class FlowStage:
     @torch.no_grad()
     def validate(self, step: int, logger: RunLogger) -> None:
         """Held-out NLL under true and wrong actions, denoiser and heads, all per dimension."""
+        world = self.world
         rng, generator = step_generators(self.seed, self.name, 0)
         picks = self.held_out.sample(VALIDATION_CLIPS, rng)
         batch = self.episodes.batch(picks, self.config.clip)
         noisy = self._noisy(batch, generator)
         figures = {"held_out_nll": self._nll(noisy, batch.actions, batch.valid)[0].item()}
-        spec = self.world.action_spec
-        if spec.kind != "none":
-            wrong = wrong_actions(batch.actions, spec, rng)
+        if world.action_spec.has_alternatives:
+            wrong = wrong_actions(batch.actions, world.action_spec, rng)
             nll = self._nll(noisy, wrong, batch.valid)[0].item()
             figures["held_out_nll_wrong_action"] = nll
             figures["held_out_action_gap"] = nll - figures["held_out_nll"]
         losses = self._denoiser_and_heads(noisy, None, batch)
         figures.update({f"held_out_{name}": loss.item() for name, loss in losses.items()})
         logger.scalars(step, figures)
-        logger.picture(step, "real_above_dream", self._strip(batch))
+        whole = batch.valid.all(dim=1).nonzero().flatten()[:PICTURE_CLIPS].tolist()
+        if whole and not world.config.denoiser.lookahead:  # one that looks ahead cannot step
+            strip = self._strip([picks[row] for row in whole], batch.actions[whole])
+            logger.picture(step, "real_codec_dream", strip)
 
     def _noisy(self, batch: Batch, generator: torch.Generator) -> Tensor:
         noise = torch.randn(batch.latents.shape, generator=generator)
@@ -187,22 +193,19 @@ class FlowStage:
             )
         return losses
 
-    def _strip(self, batch: Batch, clips: int = 3) -> np.ndarray:
-        """Pairs of rows: real frames through the codec, and the dream under the same actions."""
-        world, context = self.world, self.world.config.context
-        real = world.codec.decode_frames(batch.latents[:clips])
+    def _strip(self, picks: list[tuple[int, int]], actions: Tensor) -> np.ndarray:
+        """Three rows a clip: real frames, the codec's, and the dream under the same actions."""
+        world, context, clip = self.world, self.world.config.context, self.config.clip
+        frames = [self.dataset.read(i, start, start + clip).frames for i, start in picks]
+        real = torch.from_numpy(np.stack(frames))
         generator = torch.Generator().manual_seed(self.seed)
-        actions = batch.actions[:clips]
         state = world.initial_state(real[:, :context], actions[:, :context], generator)
-        dreamed = list(real[:, :context].unbind(1))
-        for t in range(context, self.config.clip):
+        dreamed = [*real[:, : context - 1].unbind(1), state.frame]
+        for t in range(context, clip):
             state, _ = world.step(state, actions[:, t], generator)
             dreamed.append(state.frame)
-        rows = []
-        for clip in range(clips):
-            rows.append(torch.cat(list(real[clip]), dim=1))
-            rows.append(torch.cat([frame[clip] for frame in dreamed], dim=1))
-        return torch.cat(rows, dim=0).numpy()
+        rows = torch.stack((real, world.reconstruct(real), torch.stack(dreamed, dim=1)), dim=1)
+        return rearrange(rows, "b row t h w c -> (b row h) (t w) c").numpy()
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class RunLogger:
         self.stage = stage
         self.path = folder / "metrics.jsonl"
         self._forget(start)
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=start)
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=start + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers at a step."""
@@ -42,6 +42,10 @@ class RunLogger:
         """Log a picture (H, W, 3) uint8."""
         tag = f"{self.stage}/{name}"
         self._tensorboard.add_image(tag, picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Put what was logged on disk: what a checkpoint covers is not logged again."""
+        self._tensorboard.flush()
 
     def close(self) -> None:
         """Flush everything."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from worldflow.errors import ConfigError
+from worldflow.errors import ConfigError, TrainingError
 from worldflow.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from worldflow.training.logger import RunLogger
 
@@ -49,7 +49,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "validate_every"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"training: {name} is {getattr(self, name)}; it must be positive")
+                kind = type(self).__name__
+                raise ConfigError(f"{kind}: {name} is {getattr(self, name)}; it must be positive")
 
 
 class Stage(Protocol):
@@ -133,7 +134,7 @@ def run_stage(
         ]
         norm = torch.stack(norms).max()  # NaN if any is
         if not torch.isfinite(norm):
-            raise FloatingPointError(
+            raise TrainingError(
                 f"the gradient of update {step} of stage {stage.name} is not finite; "
                 "lower training." + stage.name + ".learning_rate"
             )
@@ -148,6 +149,7 @@ def run_stage(
             stage.validate(done, logger)
         progress = replace(progress, step=done, seconds=time.monotonic() - started)
         if done % checkpoint_every == 0 or done == config.steps:
+            logger.flush()
             save_checkpoint(path, world, optimizer, names, progress)
     logger.close()
     return progress

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 
+from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset, split
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, DataError
@@ -56,6 +57,13 @@ class TrainingConfig:
     codec: CodecTraining = field(default_factory=CodecTraining)
     flow: FlowTraining = field(default_factory=FlowTraining)
 
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.checkpoint_every < 1:
+            raise ConfigError(
+                f"training.seed={self.seed} must not be negative, training.checkpoint_every="
+                f"{self.checkpoint_every} must be positive"
+            )
+
 
 @dataclass
 class PretrainConfig:
@@ -92,9 +100,11 @@ def main(config: PretrainConfig) -> Path:
             f"training.flow.clip={training.flow.clip} frames"
         )
     train, held_out = split(dataset, config.data.held_out, training.seed)
-    torch.manual_seed(training.seed)
-    spec = _spec(dataset, HeldOut(config.data.held_out, training.seed))
-    world = WorldModel(config.world, spec)
+    contexts = _contexts(dataset, held_out, config.world.context)
+    spec = _spec(dataset, HeldOut(config.data.held_out, training.seed, len(dataset)))
+    with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
+        torch.manual_seed(training.seed)
+        world = WorldModel(config.world, spec)
     folder.mkdir(parents=True, exist_ok=True)
     progress = _start_or_continue(config, dataset, folder)
 
@@ -108,26 +118,24 @@ def main(config: PretrainConfig) -> Path:
         progress = Progress("flow", 0, progress.seconds, progress.fingerprint)
 
     episodes = LatentEpisodes(world, dataset)
-    flow_stage = FlowStage(
-        world, training.flow, episodes, dataset.lengths, train, held_out, training.seed
-    )
+    flow_stage = FlowStage(world, training.flow, episodes, dataset, train, held_out, training.seed)
     progress = run_stage(flow_stage, world, folder, progress, training.checkpoint_every)
 
     world.eval()
-    contexts = _contexts(dataset, held_out, config.world.context)
     world.complete(_calibrate(flow_stage, training.seed), contexts)
     save_world(world, folder / "world", _card(config, dataset, folder, progress))
     return folder / "world"
 
 
 def _spec(dataset: EpisodeDataset, held_out: HeldOut) -> WorldSpec:
-    rewards = [dataset.read(index).rewards for index in range(len(dataset))]
+    # the first reward of an episode stands for none
+    rewards = np.concatenate([dataset.rewards(index)[1:] for index in range(len(dataset))])
     return WorldSpec(
         action_spec=dataset.action_spec,
         frame_shape=dataset.frame_shape,
         fps=dataset.metadata.fps,
         source=dataset.metadata.source,
-        reward_range=(float(min(r.min() for r in rewards)), float(max(r.max() for r in rewards))),
+        reward_range=(float(rewards.min()), float(rewards.max())),
         held_out=held_out,
     )
 
@@ -141,7 +149,7 @@ def _start_or_continue(config: PretrainConfig, dataset: EpisodeDataset, folder: 
     settings = {
         "world": asdict(config.world),
         "training": asdict(config.training),
-        "data": {**asdict(config.data), "episodes": len(dataset), "steps": dataset.steps},
+        "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
     }
     path, fingerprint = folder / "run.json", json.dumps(settings, sort_keys=True)
     checkpoint = folder / "checkpoint.safetensors"
@@ -150,8 +158,8 @@ def _start_or_continue(config: PretrainConfig, dataset: EpisodeDataset, folder: 
         return Progress("codec", 0, 0.0, fingerprint)
     progress = read_progress(checkpoint)
     if progress.fingerprint != fingerprint:
-        old = _flatten(json.loads(progress.fingerprint))
-        new = _flatten(json.loads(fingerprint))
+        old = flatten(json.loads(progress.fingerprint))
+        new = flatten(json.loads(fingerprint))
         differing = sorted(k for k in old | new if old.get(k) != new.get(k))
         raise ConfigError(
             f"{folder} holds a run with other settings: "
@@ -159,16 +167,6 @@ def _start_or_continue(config: PretrainConfig, dataset: EpisodeDataset, folder: 
             + "; repeat the old settings to continue it, or choose another out="
         )
     return progress
-
-
-def _flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 @torch.no_grad()
