@@ -4,7 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 # The demo's settings: `make demo ARGS="out=runs/other"`.
 ARGS ?=
 
@@ -15,7 +16,7 @@ demo: $(VENV)/.demo  ## collect, learn a world, train an agent in it, play the r
 	$(BIN)/worldflow demo $(ARGS)
 
 test: $(VENV)/.test  ## the test suite, without the slow tests
-	$(BIN)/pytest
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 slow: $(VENV)/.test  ## the slow tests only
 	$(BIN)/pytest -m slow --timeout 3600
@@ -37,6 +38,7 @@ clean:  ## remove what the tools leave behind; keeps .venv and runs
 	rm -rf build dist *.egg-info .typecheck .mypy_cache .ruff_cache .pytest_cache .coverage htmlcov
 
 $(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

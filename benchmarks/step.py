@@ -3,7 +3,7 @@
     python benchmarks/step.py world=runs/takecover/world
     python benchmarks/step.py world=catch rows=[1,16] steps=300
 
-Resets are left out, as are the first steps of the process, which are several times slower. Run it
+Resets are not timed, nor are the first steps of the process, which are several times slower. Run it
 with nothing else on the machine; the frames per second are those of the median step.
 """
 
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from worldflow.errors import WorldflowError
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
@@ -46,17 +48,24 @@ def time_steps(
     world: WorldModel, rows: int, settings: StepBenchmark
 ) -> tuple[np.ndarray, np.ndarray]:
     """Milliseconds of each env step (steps,), and mean passes of each block (blocks,)."""
-    horizon = settings.warmup + settings.steps + 1
-    env = gym.make_vec("StarFlowWorld-v0", num_envs=rows, world=world, horizon=horizon)
+    env = gym.make_vec(
+        "StarFlowWorld-v0",
+        num_envs=rows,
+        world=world,
+        horizon=10**9,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
     env.reset(seed=settings.seed)
     env.action_space.seed(settings.seed)
     milliseconds, passes = [], []
     for _ in range(settings.warmup + settings.steps):
         actions = env.action_space.sample()
         started = time.perf_counter()
-        info = env.step(actions)[4]
+        _, _, terminated, _, info = env.step(actions)
         milliseconds.append(1e3 * (time.perf_counter() - started))
         passes.append(info["jacobi_iterations"].mean(axis=0))
+        if terminated.any():
+            env.reset(options={"reset_mask": terminated})
     env.close()
     return np.array(milliseconds[settings.warmup :]), np.mean(passes[settings.warmup :], axis=0)
 
@@ -68,7 +77,11 @@ def main() -> None:
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         sys.exit(f"benchmarks/step.py: {str(error).splitlines()[0]}")
-    world = load_world(settings.world)
+    assert isinstance(settings, StepBenchmark)
+    try:
+        world = load_world(settings.world)
+    except WorldflowError as error:
+        sys.exit(f"benchmarks/step.py: {error}")
     print(f"{settings.world}: {torch.get_num_threads()} threads, torch {torch.__version__}")
     print("| rows | frames/s | p50 ms | p95 ms | p99 ms | passes: global, local blocks |")
     print("| --- | --- | --- | --- | --- | --- |")

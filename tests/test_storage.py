@@ -108,6 +108,20 @@ def test_a_wrong_shape_names_tensor_and_shapes(folder: Path) -> None:
         worldflow.load_world(folder)
 
 
+def test_half_precision_weights_load_and_other_types_do_not(tmp_path: Path, folder: Path) -> None:
+    world = worldflow.load_world(folder)
+    save_world(world, tmp_path / "half", "card", dtype=torch.float16)
+    half = worldflow.load_world(tmp_path / "half")
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    for one, two in zip(world.parameters(), half.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)
+    size = [(f / "world.safetensors").stat().st_size for f in (folder, tmp_path / "half")]
+    assert size[1] < 0.8 * size[0]
+    change_weights(folder, **{"conditioning.null": torch.zeros(8, dtype=torch.int64)})
+    with pytest.raises(WorldFormatError, match=r"conditioning\.null is torch\.int64"):
+        worldflow.load_world(folder)
+
+
 def test_a_foreign_tensor_is_refused(folder: Path) -> None:
     change_weights(folder, stranger=torch.zeros(3))
     with pytest.raises(WorldFormatError, match=r"1 are foreign.*stranger"):

@@ -142,6 +142,26 @@ def test_the_public_calls_of_the_documentation() -> None:
     assert prediction.frame.shape == (len(frames), 64, 64, 3)
 
 
+def test_denoised_video_is_what_a_dream_shows_of_its_context() -> None:
+    world = tiny_world()
+    frames = torch.from_numpy(world.context.frames)
+    actions = torch.from_numpy(world.context.actions)
+    shown = world.initial_state(frames, actions).frame
+    difference = shown.int() - world.denoise(frames, actions)[:, -1].int()
+    assert difference.abs().max() <= 1  # rounding to uint8 after another order of summation
+
+
+def test_a_denoiser_that_looks_ahead_works_offline_only() -> None:
+    config = tiny_config()
+    config.denoiser.lookahead = 1
+    world = tiny_world(config=config)
+    frames = torch.from_numpy(world.context.frames)
+    actions = torch.from_numpy(world.context.actions)
+    assert world.denoise(frames, actions).shape == frames.shape
+    with pytest.raises(ConfigError, match="cannot step"):
+        world.initial_state(frames, actions)
+
+
 def test_scores_have_their_closed_forms() -> None:
     world = tiny_world()
     frames = torch.from_numpy(world.context.frames[:2])

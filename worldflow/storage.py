@@ -38,13 +38,16 @@ def shipped_worlds() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
 
 
-def save_world(world: WorldModel, folder: str | Path, card: str) -> None:
+def save_world(
+    world: WorldModel, folder: str | Path, card: str, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a world's folder: complete under a temporary name first, then renamed.
 
     Args:
         world: calibrated and with contexts.
         folder: is replaced if it holds a world, and refused if it holds anything else.
         card: Markdown that says what the world learned from.
+        dtype: of the stored weights, float32 or, for half the size, float16.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / CONFIG).is_file():
@@ -55,7 +58,10 @@ def save_world(world: WorldModel, folder: str | Path, card: str) -> None:
     for leftover in (new, old):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
-    weights = {name: value.contiguous() for name, value in world.state_dict().items()}
+    weights = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in world.state_dict().items()
+    }
     save_file(weights, new / WEIGHTS)
     spec = asdict(world.spec)
     config = {"format_version": FORMAT_VERSION, "spec": _plain(spec)}
@@ -217,6 +223,10 @@ def _load_weights(world: WorldModel, path: Path) -> None:
             raise WorldFormatError(
                 f"{path}: tensor {name} has shape {tuple(found[name].shape)}, config.yaml needs "
                 f"{tuple(value.shape)}"
+            )
+        if found[name].dtype not in (value.dtype, torch.float16):
+            raise WorldFormatError(
+                f"{path}: tensor {name} is {found[name].dtype}, expected {value.dtype} or float16"
             )
     world.load_state_dict(found, strict=True)
 

@@ -213,6 +213,22 @@ class WorldModel(nn.Module):
         return self.score(frames, actions, generator).log_likelihood
 
     @torch.no_grad()
+    def denoise(
+        self, frames: Tensor, actions: Tensor, generator: Generators | None = None
+    ) -> Tensor:
+        """Real video through codec, noise and denoiser, uint8 (B, T, H, W, 3): a dream's ceiling.
+
+        It works offline, so also with a denoiser that looks ahead.
+
+        Raises:
+            DataError: see `initial_state`.
+        """
+        self._check(frames, actions)
+        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
+        score, _ = self.denoiser(noisy, self.conditioning(actions))
+        return self.codec.decode_frames(tweedie(noisy, score, self.config.sigma))
+
+    @torch.no_grad()
     def reconstruct(self, frames: Tensor) -> Tensor:
         """uint8 frames (..., H, W, 3) through the codec and back: the best that can be shown."""
         return self.codec.decode_frames(self.codec.encode_frames(frames))
