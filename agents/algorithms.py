@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from worldflow.errors import ConfigError
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO}
+# Whose saved agents can act, however they were trained.
+LOADABLE: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 
 
 @dataclass
@@ -49,11 +52,10 @@ class PPOConfig:
 
 @dataclass
 class AgentConfig:
-    """An agent: algorithm, network and what it sees.
+    """An agent: algorithm and what it sees.
 
     Attributes:
-        algorithm: "ppo".
-        policy: Stable-Baselines3's policy class.
+        algorithm: "ppo", with Stable-Baselines3's `CnnPolicy`.
         num_envs: imagined episodes advanced together.
         frame_stack: frames that the agent sees at once; 1 where one frame tells all.
         hyperparameters: the algorithm's own settings.
@@ -63,7 +65,6 @@ class AgentConfig:
     """
 
     algorithm: str = "ppo"
-    policy: str = "CnnPolicy"
     num_envs: int = 16
     frame_stack: int = 1
     hyperparameters: PPOConfig = field(default_factory=PPOConfig)
@@ -84,32 +85,6 @@ class AgentConfig:
             )
 
 
-def build(
-    config: AgentConfig, venv: VecEnv, seed: int, device: str, tensorboard: Path | None
-) -> BaseAlgorithm:
-    """A new learner on `venv`, seeded, logging to the folder `tensorboard` if given."""
-    settings = config.hyperparameters
-    rate = settings.learning_rate
-    return PPO(
-        config.policy,
-        venv,
-        learning_rate=LinearDecay(rate) if settings.anneal else rate,
-        n_steps=settings.n_steps,
-        batch_size=settings.batch_size,
-        n_epochs=settings.n_epochs,
-        gamma=settings.gamma,
-        gae_lambda=settings.gae_lambda,
-        clip_range=settings.clip_range,
-        ent_coef=settings.ent_coef,
-        vf_coef=settings.vf_coef,
-        max_grad_norm=settings.max_grad_norm,
-        policy_kwargs={"features_extractor_kwargs": {"features_dim": settings.features_dim}},
-        tensorboard_log=None if tensorboard is None else str(tensorboard),
-        seed=seed,
-        device=device,
-    )
-
-
 @dataclass
 class LinearDecay:
     """A learning rate that falls from `start` to zero.
@@ -122,3 +97,51 @@ class LinearDecay:
     def __call__(self, progress_remaining: float) -> float:
         """The rate with this share (1 to 0) of the run still to come."""
         return self.start * progress_remaining
+
+
+def _ppo(config: PPOConfig) -> dict[str, Any]:
+    rate = config.learning_rate
+    return {
+        "learning_rate": LinearDecay(rate) if config.anneal else rate,
+        "n_steps": config.n_steps,
+        "batch_size": config.batch_size,
+        "n_epochs": config.n_epochs,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "clip_range": config.clip_range,
+        "ent_coef": config.ent_coef,
+        "vf_coef": config.vf_coef,
+        "max_grad_norm": config.max_grad_norm,
+        "policy_kwargs": {"features_extractor_kwargs": {"features_dim": config.features_dim}},
+    }
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to train.
+
+    Attributes:
+        learner: Stable-Baselines3's class.
+        arguments: what its constructor takes, from our settings.
+    """
+
+    learner: type[BaseAlgorithm]
+    arguments: Callable[[PPOConfig], dict[str, Any]]
+
+
+ALGORITHMS = {"ppo": Algorithm(PPO, _ppo)}
+
+
+def build(
+    config: AgentConfig, venv: VecEnv, seed: int, device: str, tensorboard: Path | None
+) -> BaseAlgorithm:
+    """A new learner on `venv`, seeded, logging to the folder `tensorboard` if given."""
+    algorithm = ALGORITHMS[config.algorithm]
+    return algorithm.learner(
+        policy="CnnPolicy",
+        env=venv,
+        tensorboard_log=None if tensorboard is None else str(tensorboard),
+        seed=seed,
+        device=device,
+        **algorithm.arguments(config.hyperparameters),
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ from omegaconf import MISSING
 
 from worldflow.agents.demo_report import write_report
 from worldflow.agents.saved import last_checkpoint
-from worldflow.agents.stages import Stage, run_stages
+from worldflow.agents.stages import Stage, path_setting, run_stages
 from worldflow.agents.train import TrainAgentConfig
 from worldflow.data.metadata import write_atomically
 from worldflow.envs.sources import catch
 from worldflow.evaluation.output import VIDEO
 from worldflow.storage import load_world
+
+WORLD = "world"
 
 
 @dataclass
@@ -44,23 +48,36 @@ class DemoConfig:
 def road(config: DemoConfig) -> list[Stage]:
     """The commands of the demo, in order, with their folders filled in."""
     out = Path(config.out)
-    data, run, agent = out / "data", out / "pretrain", out / "agent"
-    world = run / "world"
+    data, run, agent, world = out / "data", out / "pretrain", out / "agent", out / WORLD
+
+    def deliver() -> None:
+        # Before the agent is trained, which remembers where its world is.
+        shutil.copytree(run / "world", world, dirs_exist_ok=True)
 
     def resume(training: TrainAgentConfig) -> None:
         training.resume = last_checkpoint(agent) is not None
 
+    def stage(
+        command: str,
+        settings: list[str],
+        paths: dict[str, Path],
+        prepare: Callable[[Any], None] | None = None,
+        finish: Callable[[], None] | None = None,
+    ) -> Stage:
+        filled = (path_setting(key, path) for key, path in paths.items())
+        return Stage(command, (*settings, *filled), prepare, finish)
+
     return [
-        Stage("collect", (*config.collect, f"out={data}")),
-        Stage("pretrain", (*config.pretrain, f"data={data}", f"out={run}")),
-        Stage(
-            "evaluate",
-            (*config.evaluate, f"world={world}", f"data={data}", f"out={out / 'evaluation'}"),
+        stage("collect", config.collect, {"out": data}),
+        stage("pretrain", config.pretrain, {"data": data, "out": run}, finish=deliver),
+        stage(
+            "evaluate", config.evaluate, {"world": world, "data": data, "out": out / "evaluation"}
         ),
-        Stage("train-agent", (*config.train_agent, f"world={world}", f"out={agent}"), resume),
-        Stage(
+        stage("train-agent", config.train_agent, {"world": world, "out": agent}, prepare=resume),
+        stage(
             "evaluate-agent",
-            (*config.evaluate_agent, f"agent={agent}", f"out={out / 'agent_evaluation.json'}"),
+            config.evaluate_agent,
+            {"agent": agent, "out": out / "agent_evaluation.json"},
         ),
     ]
 
@@ -95,17 +112,23 @@ def summarize(results: list[dict[str, Any]], best: float | None) -> dict[str, An
     return summary
 
 
+def commands(stages: list[Stage], out: Path) -> list[str]:
+    """What a user would type instead of `worldflow demo`."""
+    lines = [stage.line() for stage in stages]
+    lines.insert(2, shlex.join(("cp", "-r", str(out / "pretrain" / "world"), str(out / WORLD))))
+    return lines
+
+
 def main(config: DemoConfig) -> None:
     """The command `worldflow demo`."""
     out, stages = Path(config.out), road(config)
     seconds = run_stages(stages, out)
-    world = load_world(out / "pretrain" / "world")
+    world = load_world(out / WORLD)
     results = json.loads((out / "agent_evaluation.json").read_text())["results"]
     summary = summarize(results, optimum(world.spec.source))
     summary["seconds"] = seconds | {"total": sum(seconds.values())}
-    shutil.copytree(out / "pretrain" / "world", out / "world", dirs_exist_ok=True)
     shutil.copy2(out / "evaluation" / VIDEO, out / VIDEO)
-    write_report(out, summary, [stage.line() for stage in stages])
+    write_report(out, summary, commands(stages, out))
     text = json.dumps(summary, indent=2) + "\n"
     write_atomically(out / "summary.json", text.encode())
     print(text, end="")

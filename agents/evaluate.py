@@ -21,8 +21,9 @@ from worldflow.agents.play import (
     RealBatch,
     play_episodes,
 )
-from worldflow.agents.saved import load_agent
-from worldflow.agents.summary import Summary, save_report, table
+from worldflow.agents.saved import AgentCard, load_agent, world_digest
+from worldflow.agents.seeds import episode_seed
+from worldflow.agents.summary import FOOTER, Summary, save_report, table
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.envs.spaces import action_space, action_spec
@@ -63,11 +64,18 @@ class EvaluationWorld:
 class EvaluateAgentConfig:
     """Settings of `worldflow evaluate-agent`.
 
+    Returns of dream and reality are not the same quantity where episodes are cut: a dream starts
+    after the world's `context` frames and is cut after `world.horizon` steps, a real episode starts
+    at its first frame and is cut at the environment's own limit. With a limit of N steps and
+    `world.horizon=N-(context-1)` both are cut at the same frame; the dream's return still lacks the
+    rewards of its context.
+
     Attributes:
         agent: the agent.
         world: the world for the dream, and from which the real environment is known.
         episodes: episodes of each of the four plays.
-        seed: episode e starts from `seed + e`.
+        seed: with the number of an episode, gives the seed from which that episode starts, apart
+            from those of trainings, see `worldflow.agents.seeds`.
         num_envs: episodes that run side by side.
         deterministic: the agent takes its most probable action; otherwise it draws one.
         dream: play in the world.
@@ -128,6 +136,16 @@ def make_real(world: WorldModel, num_envs: int) -> RealBatch:
     return RealBatch(envs)
 
 
+def _check_world(card: AgentCard, agent: str) -> None:
+    """Refuse a world that has taken the place of the one that the agent was trained in."""
+    path = card.world.path
+    if world_digest(path) != card.world_sha256:
+        raise ConfigError(
+            f"the world {path} has changed since the agent {agent} was trained in it: train the "
+            f"agent again, or say world={path} to play it in this world nevertheless"
+        )
+
+
 def _check_fit(model: BaseAlgorithm, frame_stack: int, world: WorldModel) -> None:
     height, width, channels = world.frame_shape
     wanted = (channels * frame_stack, height, width)
@@ -144,7 +162,8 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     """Play the agent and a random policy on the same seeds, in the dream and in reality.
 
     Raises:
-        ConfigError: no such agent, nothing to play in, or no real environment for this world.
+        ConfigError: no such agent, nothing to play in, no real environment for this world, or the
+            agent's own world was replaced by another.
         WorldFormatError: the world cannot be loaded.
     """
     if not (config.dream or config.real):
@@ -152,8 +171,11 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     model, card = load_agent(config.agent.path)
     trained, wanted = card.world, config.world
     world = load_world(trained.path if wanted.path is None else wanted.path)
+    if wanted.path is None:
+        _check_world(card, config.agent.path)
     _check_fit(model, card.agent.frame_stack, world)
-    set_random_seed(config.seed)
+    # For an agent that draws its actions.
+    set_random_seed(episode_seed(config.seed, config.episodes))
     policies: dict[str, Policy] = {
         "random": RandomPolicy(world.action_spec),
         "agent": AgentPolicy(model, config.deterministic),
@@ -192,4 +214,5 @@ def main(config: EvaluateAgentConfig) -> None:
     path = Path(config.agent.path) / REPORT if config.out is None else Path(config.out)
     save_report(summaries, asdict(config), path)
     print(table(summaries))
+    print(FOOTER)
     print(f"report written to {path}")

@@ -1,8 +1,13 @@
 """Playing a fixed set of seeded episodes, in the dream or in reality, many at once.
 
-Episode e always starts from `seed + e` and is played to its end. So the sample does not depend on
-how many episodes run side by side, and short episodes are not counted more often than long ones,
-as they are when one stops after the first N that end.
+Episode e always starts from its own seed and is played to its end. So the sample of seeds does not
+depend on how many episodes run side by side, and short episodes are not counted more often than
+long ones, as they are when one stops after the first N that end.
+
+What happens under a seed is the same for any number of rows only in reality, and for a policy that
+does not draw or draws from the row's generator. The dream's bits depend on the size of the batch
+(see `Imagination`), and an agent that draws its actions does so for all rows at once, from torch's
+global generator: there only a run with the same number of rows repeats.
 """
 
 from __future__ import annotations
@@ -16,7 +21,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
 from worldflow.actions import ActionSpec
+from worldflow.agents.seeds import episode_generator, episode_seed
 from worldflow.envs.imagination import Imagination
+from worldflow.envs.policies import FrameStack, draw_action
 from worldflow.errors import DataError
 
 Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
@@ -102,32 +109,6 @@ class RealBatch:
             env.close()
 
 
-class FrameStack:
-    """The last k frames of each row along the channels, the newest last, zeros before the first.
-
-    The same as Stable-Baselines3's `VecFrameStack`, with which agents are trained, but rows can be
-    left alone.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._stacked: np.ndarray | None = None
-
-    def push(self, frames: np.ndarray, moved: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-        """Add frames (B, H, W, 3) to the rows that `moved` or are `fresh` (begin an episode).
-
-        Returns:
-            (B, H, W, 3 * k) uint8, a copy.
-        """
-        if self._stacked is None:
-            self._stacked = np.zeros((*frames.shape[:3], 3 * self._size), dtype=np.uint8)
-        pushed = np.concatenate([self._stacked[..., 3:], frames], axis=-1)
-        started = np.concatenate([np.zeros_like(self._stacked[..., 3:]), frames], axis=-1)
-        self._stacked[moved] = pushed[moved]
-        self._stacked[fresh] = started[fresh]
-        return self._stacked.copy()
-
-
 class RandomPolicy:
     """Uniformly random actions, from each row's own generator."""
 
@@ -138,13 +119,7 @@ class RandomPolicy:
         self, observations: np.ndarray, generators: Sequence[np.random.Generator]
     ) -> np.ndarray:
         """See `Policy`."""
-        spec = self._spec
-        drawn: list[np.ndarray] | list[int]
-        if spec.kind == "box":
-            drawn = [generator.uniform(spec.low, spec.high) for generator in generators]
-        else:
-            drawn = [int(generator.integers(max(spec.n, 1))) for generator in generators]
-        return np.asarray(drawn).astype(spec.dtype)
+        return np.stack([draw_action(self._spec, generator) for generator in generators])
 
 
 class AgentPolicy:
@@ -183,7 +158,7 @@ def play_episodes(
         batch: where; a row that ends an episode takes the next one not yet begun.
         policy: who.
         episodes: N.
-        seed: episode e resets its row with `seed + e`.
+        seed: episode e resets its row with `episode_seed(seed, e)`.
         frame_stack: frames that the policy sees at once.
         eyes: what happens to frames before the policy sees them; nothing if None.
         progress: label of a progress bar; none if None.
@@ -195,7 +170,8 @@ def play_episodes(
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
     playing = np.full(batch.num_envs, -1)  # the episode of each row, -1 when there is none left
-    generators = [np.random.default_rng(seed) for _ in range(batch.num_envs)]
+    # those of idle rows, whose actions are ignored, until they begin an episode
+    generators = [episode_generator(seed, 0) for _ in range(batch.num_envs)]
     stack = FrameStack(frame_stack)
     begun = 0
     moved = np.zeros(batch.num_envs, dtype=bool)
@@ -206,11 +182,11 @@ def play_episodes(
             for row in np.flatnonzero(playing < 0).tolist():
                 if begun < episodes:
                     playing[row], fresh[row] = begun, True
-                    generators[row] = np.random.default_rng((seed, begun))
+                    generators[row] = episode_generator(seed, begun)
                     begun += 1
             if fresh.any():
                 seeds = [
-                    seed + int(episode) if new else None
+                    episode_seed(seed, int(episode)) if new else None
                     for episode, new in zip(playing, fresh, strict=True)
                 ]
                 frames = batch.reset(fresh, seeds)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from gymnasium.spaces import Space
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from yaml import YAMLError
 
-from worldflow.agents.algorithms import ALGORITHMS, AgentConfig
+from worldflow.agents.algorithms import LOADABLE, AgentConfig
+from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError
+from worldflow.storage import SHIPPED
+from worldflow.storage import WEIGHTS as WORLD_WEIGHTS
 
 CARD, WEIGHTS, CHECKPOINTS = "agent.yaml", "agent.zip", "checkpoints"
 
@@ -23,7 +29,9 @@ class DreamConfig:
 
     Attributes:
         path: a world's name or folder.
-        horizon: steps after which an imagined episode is truncated.
+        horizon: steps after which an imagined episode is truncated. They count from the end of
+            the starting context, so that a game of at most N steps is dreamed to its end with
+            N - (context - 1) steps.
         temperature: factor on the noise of imagined frames.
     """
 
@@ -38,21 +46,30 @@ class AgentCard:
 
     Attributes:
         world: where it was trained.
-        agent: algorithm, network and what it sees.
+        agent: algorithm and what it sees.
         seed: seed of the training.
         steps: imagined steps it was trained for.
+        world_sha256: digest of the world's weights, see `world_digest`.
     """
 
     world: DreamConfig = field(default_factory=DreamConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     seed: int = 0
     steps: int = 0
+    world_sha256: str = MISSING
+
+    @classmethod
+    def of(cls, world: DreamConfig, agent: AgentConfig, seed: int) -> AgentCard:
+        """The card of a training that begins; a world's folder is named by its absolute path.
+
+        So the agent can be used from any working directory.
+        """
+        found = replace(world, path=absolute_world(world.path))
+        return cls(found, agent, seed, world_sha256=world_digest(found.path))
 
     def save(self, folder: Path) -> None:
         """Write `agent.yaml`, whole or not at all."""
-        temporary = folder / f".{CARD}.tmp"
-        OmegaConf.save(OmegaConf.structured(self), temporary)
-        temporary.replace(folder / CARD)
+        write_atomically(folder / CARD, OmegaConf.to_yaml(OmegaConf.structured(self)).encode())
 
     @classmethod
     def load(cls, folder: Path) -> AgentCard:
@@ -71,6 +88,17 @@ class AgentCard:
             raise ConfigError(f"{path} is not an agent's card: {error}") from error
         assert isinstance(card, cls)
         return card
+
+
+def absolute_world(name: str) -> str:
+    """A world's folder as an absolute path; the name of a shipped world as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def world_digest(name: str) -> str:
+    """SHA-256 of the weights of a world, which `load_world` must be able to load."""
+    folder = Path(name) if Path(name).is_dir() else SHIPPED / name
+    return _sha256(folder / WORLD_WEIGHTS)
 
 
 def save_weights(model: BaseAlgorithm, path: Path) -> None:
@@ -105,9 +133,11 @@ def load_weights(
         ConfigError: the file is missing or does not fit `venv`.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: train the agent to its end, or resume=true")
+        raise ConfigError(
+            f"{path} is missing; an agent is written there when its training ends (resume=true)"
+        )
     try:
-        return ALGORITHMS[algorithm].load(path, env=venv, device=device)
+        return LOADABLE[algorithm].load(path, env=venv, device=device)
     except ValueError as error:
         raise ConfigError(f"{path} does not fit: {error}") from error
 
@@ -120,3 +150,51 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[BaseAlgorithm,
     """
     card = AgentCard.load(Path(folder))
     return load_weights(card.agent.algorithm, Path(folder) / WEIGHTS, device=device), card
+
+
+class Player:
+    """An agent that acts; a `worldflow.envs.policies.Agent`.
+
+    Args:
+        model: any algorithm of Stable-Baselines3 that sees colour frames.
+        path: the file it was loaded from.
+
+    Raises:
+        ConfigError: the agent sees something else.
+    """
+
+    def __init__(self, model: BaseAlgorithm, path: Path) -> None:
+        shape = model.observation_space.shape or ()
+        # Stable-Baselines3 turns images so that the channels come first, and takes them unturned.
+        if model.observation_space.dtype != np.uint8 or len(shape) != 3 or shape[0] % 3:
+            raise ConfigError(
+                f"{path} holds an agent that sees {model.observation_space}; it must see uint8 "
+                "colour frames, one or several stacked along the channels"
+            )
+        self.frame_stack = shape[0] // 3
+        self.frame_shape = (shape[1], shape[2], 3)
+        self.action_space: Space = model.action_space
+        self.sha256 = _sha256(path)
+        self._model = model
+
+    def act(self, stacked: np.ndarray) -> np.ndarray:
+        """The most probable action on (H, W, 3 * frame_stack) uint8."""
+        return self._model.predict(stacked, deterministic=True)[0]
+
+
+def load_player(path: str, algorithm: str | None = None) -> Player:
+    """An agent, on the CPU, from its folder, or from a `.zip` file of a known algorithm.
+
+    Raises:
+        ConfigError: there is no such agent, the algorithm is unknown, or it sees no colour frames.
+    """
+    if algorithm is None:
+        return Player(load_agent(path, device="cpu")[0], Path(path) / WEIGHTS)
+    if algorithm not in LOADABLE:
+        raise ConfigError(f"policy.algorithm is {algorithm!r}; use one of {', '.join(LOADABLE)}")
+    return Player(load_weights(algorithm, Path(path), device="cpu"), Path(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

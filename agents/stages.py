@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from worldflow.cli import COMMANDS
-from worldflow.config import load_config
+from worldflow.config import PATH_KEYS, load_config
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError
 
 RECORD = "stages.json"
+# Paths that Hydra's grammar reads as they are; it would take `null` or `1` for no string.
+PLAIN = re.compile(r"[\w./-]*[/][\w./-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,16 +31,27 @@ class Stage:
         command: its name on the command line.
         overrides: its settings.
         prepare: changes the configuration just before the command runs, for example to continue.
+        finish: belongs to the stage and follows its command.
     """
 
     command: str
     overrides: tuple[str, ...]
     prepare: Callable[[Any], None] | None = None
+    finish: Callable[[], None] | None = None
 
     def line(self) -> str:
         """The command as a user would type it."""
-        words = (f"'{word}'" if set(word) & set(" []{}") else word for word in self.overrides)
-        return " ".join(("worldflow", self.command, *words))
+        return shlex.join(("worldflow", self.command, *self.overrides))
+
+
+def path_setting(key: str, path: Path) -> str:
+    """`key=path` as an override that is read back as this path, whatever characters it has."""
+    text = str(path)
+    if PLAIN.fullmatch(text):
+        return f"{key}={text}"
+    if key in PATH_KEYS:  # the short form takes its value as it is, quotes included
+        key = f"{key}.{PATH_KEYS[key]}"
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
 
 
 def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
@@ -81,6 +98,8 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
         started = time.monotonic()
         try:
             function(config)
+            if stage.finish is not None:
+                stage.finish()
             entry["done"] = True
         finally:
             entry["seconds"] += time.monotonic() - started

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from worldflow.agents.play import Played
+from worldflow.data.metadata import write_atomically
+from worldflow.evaluation.metrics import bootstrap
 
-RESAMPLES = 10_000
+FOOTER = """\
+Compare policies within one place. A dream starts after the world's context frames and is cut at
+world.horizon; a real episode starts at its first frame and is cut at the environment's own limit.
+Where episodes are cut, returns of dream and reality are not the same quantity."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +48,19 @@ class Summary:
     @classmethod
     def of(cls, place: str, policy: str, played: Played) -> Summary:
         """The summary of some episodes."""
-        returns = played.returns
-        low, high = bootstrap_interval(returns)
+        found = bootstrap(played.returns)
         return cls(
             place=place,
             policy=policy,
-            episodes=len(returns),
-            mean=float(returns.mean()),
-            std=float(returns.std(ddof=1)) if len(returns) > 1 else 0.0,
-            low=low,
-            high=high,
+            episodes=found.count,
+            mean=found.mean,
+            std=found.std,
+            low=found.low,
+            high=found.high,
             mean_length=float(played.lengths.mean()),
-            returns=returns.tolist(),
+            returns=played.returns.tolist(),
             lengths=played.lengths.tolist(),
         )
-
-
-def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean under resampling of `values` (N,), with a fixed seed."""
-    generator = np.random.default_rng(0)
-    means = [
-        values[generator.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def table(summaries: list[Summary]) -> str:
@@ -87,6 +79,4 @@ def save_report(summaries: list[Summary], settings: dict[str, Any], path: Path) 
     """Write settings and summaries as JSON, whole or not at all."""
     report = {"settings": settings, "results": [vars(summary) for summary in summaries]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    temporary.replace(path)
+    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())

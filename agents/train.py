@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import MISSING
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
 
 from worldflow.agents.algorithms import AgentConfig, build
 from worldflow.agents.saved import (
@@ -20,8 +21,11 @@ from worldflow.agents.saved import (
     save_weights,
 )
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
+from worldflow.agents.seeds import training_seed
+from worldflow.config import flatten
 from worldflow.envs.imagination import Imagination
 from worldflow.errors import ConfigError
+from worldflow.storage import load_world
 
 
 @dataclass
@@ -33,7 +37,8 @@ class TrainAgentConfig:
         agent: algorithm, network and what it sees.
         total_steps: imagined steps, over all rows; rounded up to whole rollouts.
         out: folder of the agent, its checkpoints and its TensorBoard logs.
-        seed: seed of the network, of the policy and (seed + row) of the dream's rows.
+        seed: from which those of the network, of the policy and of the dream's rows are drawn,
+            see `worldflow.agents.seeds`.
         checkpoint_steps: imagined steps between two checkpoints.
         resume: continue from the last checkpoint in `out`.
         device: where the policy learns: "cpu", "cuda" or "auto".
@@ -59,12 +64,14 @@ class DreamCallback(BaseCallback):
     Args:
         folder: the agent's folder.
         every: imagined steps between two checkpoints.
+        bar: shows the steps done; closed by whoever made it.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, every: int, bar: tqdm) -> None:
         super().__init__()
         self._folder = folder
         self._every = every
+        self._bar = bar
         self._saved_at = 0
 
     def _on_training_start(self) -> None:
@@ -77,6 +84,7 @@ class DreamCallback(BaseCallback):
             self._saved_at = self.num_timesteps
 
     def _on_step(self) -> bool:
+        self._bar.update(self.num_timesteps - self._bar.n)
         infos = self.locals["infos"]
         for name in ("novelty", "uncertainty", "bits_per_dim"):
             self.logger.record_mean(f"dream/{name}", sum(i[name] for i in infos) / len(infos))
@@ -95,20 +103,22 @@ def train_agent(config: TrainAgentConfig) -> Path:
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)
-    card = AgentCard(config.world, config.agent, config.seed)
+    world = load_world(config.world.path)
+    card = AgentCard.of(config.world, config.agent, config.seed)
     checkpoint = _checkpoint(config, out, card)
-    world = config.world
-    dream = Imagination(world.path, config.agent.num_envs, world.horizon, world.temperature)
+    settings = card.world
+    dream = Imagination(world, config.agent.num_envs, settings.horizon, settings.temperature)
     venv = wrap(ImaginedVecEnv(dream), config.agent.frame_stack)
     if checkpoint is None:
         out.mkdir(parents=True, exist_ok=True)
         card.save(out)
-        model = build(config.agent, venv, config.seed, config.device, out / "tensorboard")
+        seed = training_seed(config.seed, 0)
+        model = build(config.agent, venv, seed, config.device, out / "tensorboard")
     else:
         model = load_weights(config.agent.algorithm, checkpoint, venv, config.device)
         model.tensorboard_log = str(out / "tensorboard")
         # Not the seeds of the start: that would repeat the same dreams.
-        model.set_random_seed(config.seed + model.num_timesteps)
+        model.set_random_seed(training_seed(config.seed, model.num_timesteps))
     _learn(model, config, out)
     card.steps = model.num_timesteps
     card.save(out)
@@ -119,13 +129,19 @@ def train_agent(config: TrainAgentConfig) -> Path:
 def _learn(model: BaseAlgorithm, config: TrainAgentConfig, out: Path) -> None:
     remaining = config.total_steps - model.num_timesteps
     if remaining > 0:
-        model.learn(
-            remaining,
-            callback=DreamCallback(out, config.checkpoint_steps),
-            tb_log_name=config.agent.algorithm,
-            reset_num_timesteps=False,
-            progress_bar=config.progress,
-        )
+        # Stable-Baselines3's own bar starts at zero when resuming, and warns of being experimental.
+        with tqdm(
+            total=config.total_steps,
+            initial=model.num_timesteps,
+            unit="step",
+            disable=not config.progress,
+        ) as bar:
+            model.learn(
+                remaining,
+                callback=DreamCallback(out, config.checkpoint_steps, bar),
+                tb_log_name=config.agent.algorithm,
+                reset_num_timesteps=False,
+            )
         save_checkpoint(model, out)
     save_weights(model, out / WEIGHTS)
 
@@ -141,24 +157,14 @@ def _checkpoint(config: TrainAgentConfig, out: Path, card: AgentCard) -> Path | 
         return None
     if found is None:
         raise ConfigError(f"there is no checkpoint in {out} to resume from; set resume=false")
-    saved = asdict(AgentCard.load(out))
-    for name, value in _flatten(asdict(card)).items():
-        if name != "steps" and value != _flatten(saved)[name]:
+    saved, wanted = flatten(asdict(AgentCard.load(out))), flatten(asdict(card))
+    for name, value in wanted.items():
+        if name != "steps" and value != saved[name]:
             raise ConfigError(
-                f"{out} was begun with {name}={_flatten(saved)[name]}, not {value}: resume it with "
-                "the same settings, or begin anew in another out="
+                f"{out} was begun with {name}={saved[name]}, not {value}: resume it with the same "
+                "settings, or begin anew in another out="
             )
     return found
-
-
-def _flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def main(config: TrainAgentConfig) -> None:

@@ -114,8 +114,7 @@ def record_episode(
 ) -> Episode:
     """Episode number `index`, from its reset to its end."""
     for_env, for_policy = np.random.SeedSequence(config.seed, spawn_key=(index,)).spawn(2)
-    # 31 bits: some environments keep their seed in a signed 32-bit number.
-    seed = int(for_env.generate_state(1)[0] >> 1)
+    seed = environment_seed(for_env)
     policy.begin(np.random.default_rng(for_policy))
     frame, _ = env.reset(seed=seed)
     spec = env.action_spec
@@ -139,6 +138,11 @@ def record_episode(
         seed=seed,
         truncated=truncated,
     )
+
+
+def environment_seed(sequence: np.random.SeedSequence) -> int:
+    """31 bits: some environments keep their seed in a signed 32-bit number."""
+    return int(sequence.generate_state(1)[0] >> 1)
 
 
 def _finished_steps(writer: EpisodeWriter) -> dict[int, int]:

@@ -34,8 +34,9 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
     NaN, the iterations 0.
 
     Args:
-        world: the name or the folder of a world, or a `WorldModel`. With a `WorldModel`, the env's
-            `spec` cannot be written as JSON.
+        world: the name or the folder of a world, or a `WorldModel`. Give the name or folder as a
+            str where the env's `spec` is to be written as JSON (`env.spec.to_json()`), which can
+            hold neither a `Path` nor a `WorldModel`.
         horizon: steps after which an episode is truncated.
         temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
         render_mode: None, "rgb_array" or "human".

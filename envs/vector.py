@@ -34,7 +34,8 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: rows.
-        world: the name or the folder of a world, or a `WorldModel`.
+        world: the name or the folder of a world, or a `WorldModel`; a str where the `spec` is to be
+            written as JSON.
         horizon: steps after which an episode is truncated.
         temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
         render_mode: None, "rgb_array" or "human" (all rows in one window).

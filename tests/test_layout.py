@@ -86,3 +86,14 @@ def test_every_folder_with_code_is_a_package() -> None:
     for folder in ("worldflow", "envs", "agents"):
         for path in sources(folder):
             assert (path.parent / "__init__.py").is_file(), path
+
+
+def test_the_loader_of_agents_is_the_only_name_of_agents_in_envs() -> None:
+    """An import by string would slip past the scan of imports."""
+    named = [
+        node.value
+        for path in (ROOT / "envs").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and str(node.value).startswith("worldflow.agents")
+    ]
+    assert named == ["worldflow.agents.saved:load_player"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldflow.actions import ActionSpec
+from worldflow.errors import DataError
 
 
 class ActionConditioning(nn.Module):
@@ -54,3 +56,22 @@ class ActionConditioning(nn.Module):
         else:
             vector = self.null.expand(*actions.shape, -1)
         return self.mlp(vector)
+
+
+def wrong_actions(actions: Tensor, spec: ActionSpec, rng: np.random.Generator) -> Tensor:
+    """Other actions than the true ones, of the same shape.
+
+    Discrete: another choice, uniformly. Box: each dimension moved by a quarter to three quarters of
+    its range, around the range's end.
+
+    Raises:
+        DataError: there is no other action, as there is only one or none.
+    """
+    shape = tuple(actions.shape)
+    if spec.kind == "discrete" and spec.n > 1:
+        return (actions + torch.from_numpy(rng.integers(1, spec.n, shape))) % spec.n
+    if spec.kind == "box":
+        low, high = torch.tensor(spec.low), torch.tensor(spec.high)
+        moved = torch.from_numpy(rng.uniform(0.25, 0.75, shape).astype(np.float32))
+        return low + ((actions - low) / (high - low) + moved) % 1.0 * (high - low)
+    raise DataError(f"a {spec.kind} action with n={spec.n} has no wrong alternative")

@@ -33,11 +33,12 @@ def quick(world_folder: Path, tmp_path: Path) -> Callable[..., TrainAgentConfig]
         frame_stack: int = 1,
         out: str = "agent",
         num_envs: int = 2,
+        world: str | Path = world_folder,
     ) -> TrainAgentConfig:
         ppo = PPOConfig(n_steps=8, batch_size=16, n_epochs=1, features_dim=16)
         agent = AgentConfig(num_envs=num_envs, frame_stack=frame_stack, hyperparameters=ppo)
         return TrainAgentConfig(
-            world=DreamConfig(str(world_folder), horizon=5),
+            world=DreamConfig(str(world), horizon=5),
             agent=agent,
             total_steps=total_steps,
             out=str(tmp_path / out),

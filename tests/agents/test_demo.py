@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from worldflow import load_world
 from worldflow.agents import stages
 from worldflow.agents.demo import DemoConfig, optimum, road, summarize
 from worldflow.agents.demo_report import returns_chart
+from worldflow.agents.saved import AgentCard
 from worldflow.agents.stages import RECORD, Stage, run_stages
 from worldflow.cli import main
 from worldflow.config import load_config
@@ -21,8 +25,8 @@ from worldflow.errors import ConfigError
 
 
 def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "demo"
-    assert main(["demo", "preset=tiny", f"out={out}"]) == 0
+    out = tmp_path / "my, demo (1)"
+    assert main(["demo", "preset=tiny", f"out='{out}'"]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["optimum"] == pytest.approx(optimal_return())
     assert summary["episodes"] == 4
@@ -32,7 +36,10 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     parts = {"collect", "pretrain", "evaluate", "train-agent", "evaluate-agent"}
     assert set(summary["seconds"]) == parts | {"total"}
     assert load_world(out / "world").spec.source["env_id"] == "worldflow/Catch-v0"
-    assert (out / "agent" / "agent.zip").is_file()
+    card = AgentCard.load(out / "agent")
+    assert card.world.path == str(out / "world")
+    delivered = (out / "world" / "world.safetensors").read_bytes()
+    assert card.world_sha256 == hashlib.sha256(delivered).hexdigest()
     with av.open(str(out / "dream_beside_reality.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) > 0
     page = (out / "report.html").read_text()
@@ -40,15 +47,16 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert page.count("<svg") == 7
     assert "no data" not in page.split("Training</h2>")[0]
     assert "worldflow pretrain world=catch" in page
+    assert "cp -r" in page
 
     capsys.readouterr()
     before = (out / "agent" / "agent.zip").stat().st_mtime_ns
-    assert main(["demo", "preset=tiny", f"out={out}"]) == 0
+    assert main(["demo", "preset=tiny", f"out='{out}'"]) == 0
     assert capsys.readouterr().out.count("done before") == len(parts)
     assert (out / "agent" / "agent.zip").stat().st_mtime_ns == before
 
-    changed = ["demo", "preset=tiny", f"out={out}", "evaluate_agent=[episodes=2]"]
-    assert main([*changed[:3], 'evaluate_agent=["episodes=2"]']) == 2
+    changed = ["demo", "preset=tiny", f"out='{out}'", 'evaluate_agent=["episodes=2"]']
+    assert main(changed) == 2
     assert "was made with other settings" in capsys.readouterr().err
 
 
@@ -114,6 +122,55 @@ def test_a_wrong_setting_of_the_last_stage_stops_the_first(
 
 def test_a_line_can_be_typed_into_a_shell() -> None:
     assert Stage("a", ("x=1", "y=[1, 2]")).line() == "worldflow a x=1 'y=[1, 2]'"
+    odd = ("x='a b'", "y=$HOME", "z=a;b", "w=(1)")
+    assert shlex.split(Stage("a", odd).line()) == ["worldflow", "a", *odd]
+
+
+def test_what_follows_a_stage_belongs_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Recorder(monkeypatch)
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([Stage("a", (), finish=fail)], tmp_path)
+    assert not json.loads((tmp_path / RECORD).read_text())["a"]["done"]
+    done: list[str] = []
+    for _ in range(2):
+        run_stages([Stage("a", (), finish=lambda: done.append("a"))], tmp_path)
+    assert done == ["a"]
+
+
+ODD = ["a, b (c) [d] {e}", "it's", "back\\slash's", "a=b", '"quoted"', "über 50%", "null", "1"]
+
+
+@pytest.mark.parametrize("name", [*ODD, ".", "/plain/path"])
+def test_any_folder_can_be_named(name: str) -> None:
+    out = Path(name)
+    found = {}
+    for stage in road(replace(load_config("demo", DemoConfig, []), out=name)):
+        command = stages.COMMANDS[stage.command]
+        found[stage.command] = load_config(command.config, command.load()[1], stage.overrides)
+    assert found["collect"].out == str(out / "data")
+    assert found["pretrain"].data.path == str(out / "data")
+    assert found["pretrain"].out == str(out / "pretrain")
+    for command in ("evaluate", "train-agent"):
+        assert found[command].world.path == str(out / "world")
+    assert found["evaluate"].data.path == str(out / "data")
+    assert found["train-agent"].out == found["evaluate-agent"].agent.path == str(out / "agent")
+    assert found["evaluate-agent"].out == str(out / "agent_evaluation.json")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_agent_learns_the_game_in_its_dream(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", f"out={out}"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["share_of_optimum"] >= 0.9
+    assert summary["seconds"]["total"] <= 900
 
 
 def test_the_default_road_is_valid() -> None:

@@ -20,9 +20,9 @@ from worldflow.agents.evaluate import (
     make_real,
 )
 from worldflow.agents.play import Played
-from worldflow.agents.summary import Summary, bootstrap_interval, table
+from worldflow.agents.summary import FOOTER, Summary, table
 from worldflow.agents.train import TrainAgentConfig, train_agent
-from worldflow.errors import ConfigError
+from worldflow.errors import ConfigError, WorldFormatError
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 
@@ -40,7 +40,8 @@ def test_four_plays_in_one_report(quick: Quick, capsys: pytest.CaptureFixture) -
     out = train_agent(quick(16))
     evaluate.main(settings(out))
     printed = capsys.readouterr().out
-    for name in ("dream random", "dream agent", "real random", "real agent", "95% interval"):
+    named = ("dream random", "dream agent", "real random", "real agent", "95% interval", FOOTER)
+    for name in named:
         assert name in printed
     report = json.loads((out / "evaluation.json").read_text())
     assert report["settings"]["episodes"] == 5
@@ -102,12 +103,43 @@ def test_summary_of_known_returns() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_interval_is_that_of_the_central_limit_theorem() -> None:
-    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    low, high = bootstrap_interval(values)
-    half = 1.96 * values.std(ddof=1) / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.03)
-    assert high == pytest.approx(values.mean() + half, abs=0.03)
+def test_the_agents_own_world_may_not_change_unnoticed(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_world(tiny_world(), "mine", "a tiny world\n")
+    out = train_agent(quick(16, world="mine"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # the agent knows its world from anywhere
+    before = evaluate_agent(settings(out, real=False))
+    save_world(tiny_world(seed=5), tmp_path / "mine", "another\n")
+    with pytest.raises(ConfigError, match=r"mine has changed.*world="):
+        evaluate_agent(settings(out, real=False))
+    told = EvaluationWorld(path=str(tmp_path / "mine"))
+    after = evaluate_agent(settings(out, real=False, world=told))
+    assert [row.episodes for row in after] == [5, 5]
+    assert after != before
+    (tmp_path / "mine").rename(tmp_path / "gone")
+    with pytest.raises(WorldFormatError, match="mine"):
+        evaluate_agent(settings(out, real=False))
+
+
+def test_the_real_game_has_the_limit_of_the_recorded_one(quick: Quick, tmp_path: Path) -> None:
+    world = tiny_world()
+    world.spec.source["max_episode_steps"] = 3
+    save_world(world, tmp_path / "short", "Catch, cut\n")
+    out = train_agent(quick(16, world=tmp_path / "short"))
+    assert [row.lengths for row in evaluate_agent(settings(out, dream=False))] == [[3] * 5] * 2
+
+
+def test_a_world_from_before_max_episode_steps_opens_its_game() -> None:
+    world = tiny_world()
+    world.spec.source.update(
+        {"env_id": "worldflow/Catch-v0", "fps": None, "frame_size": 64, "frame_skip": 1}
+    )
+    world.spec.source["kwargs"] = {}
+    make_real(world, 1).close()
 
 
 def test_bad_settings(quick: Quick, tmp_path: Path) -> None:

@@ -8,18 +8,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3.common.vec_env import VecFrameStack
-from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.play import (
     DreamBatch,
-    FrameStack,
     RandomPolicy,
     RealBatch,
     play_episodes,
 )
+from worldflow.agents.sb3 import ImaginedVecEnv, wrap
+from worldflow.agents.seeds import episode_seed
 from worldflow.envs.imagination import Imagination
+from worldflow.envs.policies import FrameStack
 from worldflow.envs.sources.catch import CatchEnv, optimal_return, random_return
 from worldflow.errors import DataError
 from worldflow.world_model import WorldModel
@@ -31,7 +32,7 @@ Generators = Sequence[np.random.Generator]
 class Countdown(gym.Env[np.ndarray, Any]):
     """An episode with seed s has (s mod 5) + 1 steps; each rewards the action taken.
 
-    The frame shows the seed and the time. Resets are counted.
+    The frame shows the seed modulo 20 and the time. Resets are counted.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,12 @@ class Countdown(gym.Env[np.ndarray, Any]):
         return self._frame(), float(action), over, False, {}
 
     def _frame(self) -> np.ndarray:
-        return np.full((4, 4, 3), 10 * self.seeds[-1] + self.time, np.uint8)
+        return np.full((4, 4, 3), first_pixel(self.seeds[-1]) + self.time, np.uint8)
+
+
+def first_pixel(seed: int) -> int:
+    """What the first frame under a seed shows."""
+    return 10 * (seed % 20)
 
 
 def ones(observations: np.ndarray, generators: Generators) -> np.ndarray:
@@ -65,10 +71,12 @@ def ones(observations: np.ndarray, generators: Generators) -> np.ndarray:
 def test_known_answer_for_any_number_of_rows(rows: int) -> None:
     envs = [Countdown() for _ in range(rows)]
     returns, lengths = play_episodes(RealBatch(envs), ones, episodes=7, seed=3)
-    assert lengths.tolist() == [4, 5, 1, 2, 3, 4, 5]
-    assert returns.tolist() == [4.0, 5.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    seeds = [episode_seed(3, episode) for episode in range(7)]
+    assert lengths.tolist() == [seed % 5 + 1 for seed in seeds]
+    assert len(set(lengths)) > 2
+    assert returns.tolist() == lengths.tolist()
     # every seed once: none is played twice, none is dropped because it is long
-    assert sorted(seed for env in envs for seed in env.seeds) == list(range(3, 10))
+    assert sorted(seed for env in envs for seed in env.seeds) == sorted(seeds)
 
 
 def test_random_actions_depend_on_the_episode_and_not_on_the_rows() -> None:
@@ -101,11 +109,14 @@ def test_the_policy_sees_stacked_frames_of_its_episode_only() -> None:
         seen.append(observations[0, 0, 0, ::3].copy())
         return ones(observations, generators)
 
-    play_episodes(RealBatch([Countdown()]), watch, episodes=2, seed=2, frame_stack=3)
-    assert [values.tolist() for values in seen] == [
-        [0, 0, 20], [0, 20, 21], [20, 21, 22],
-        [0, 0, 30], [0, 30, 31], [30, 31, 32], [31, 32, 33],
-    ]  # fmt: skip
+    lengths = play_episodes(RealBatch([Countdown()]), watch, 3, seed=2, frame_stack=3).lengths
+    expected = []
+    for episode, length in enumerate(lengths.tolist()):
+        first = first_pixel(episode_seed(2, episode))
+        shown = [0, 0, *range(first, first + length)]
+        expected += [shown[t : t + 3] for t in range(length)]
+    assert max(lengths) > 3
+    assert [values.tolist() for values in seen] == expected
 
 
 def test_eyes_stand_before_the_stack() -> None:
@@ -115,24 +126,72 @@ def test_eyes_stand_before_the_stack() -> None:
         seen.append(int(observations[0, 0, 0, 0]))
         return ones(observations, generators)
 
-    play_episodes(RealBatch([Countdown()]), watch, 1, seed=1, eyes=lambda frames: frames + 100)
-    assert seen == [110, 111]
+    play_episodes(RealBatch([Countdown()]), watch, 1, seed=1, eyes=lambda frames: frames + 7)
+    start = first_pixel(episode_seed(1, 0)) + 7
+    assert seen == list(range(start, start + len(seen)))
+
+
+class Noise(gym.Env[np.ndarray, Any]):
+    """Random frames of 8 x 8; an episode has as many steps as it is told, again and again."""
+
+    def __init__(self, length: int) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        self.action_space = gym.spaces.Discrete(2)
+        self.length = length
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._frame(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        return self._frame(), 0.0, self.time == self.length, False, {}
+
+    def _frame(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
 def test_frame_stack_is_that_of_training() -> None:
-    rng = np.random.default_rng(0)
-    space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
-    theirs, ours = StackedObservations(2, 3, space, "last"), FrameStack(3)
-    assert VecFrameStack  # what `StackedObservations` is the engine of
-    frames = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    plain = DummyVecEnv([lambda: Noise(2), lambda: Noise(5)])
+    stacked = VecFrameStack(
+        DummyVecEnv([lambda: Noise(2), lambda: Noise(5)]), 3, channels_order="last"
+    )
+    for venv in (plain, stacked):
+        venv.seed(0)
+    ours = FrameStack(3)
     everything, nothing = np.ones(2, bool), np.zeros(2, bool)
-    assert np.array_equal(theirs.reset(frames), ours.push(frames, nothing, everything))
-    for dones in ([0, 0], [1, 0], [0, 0], [1, 1]):
-        frames = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-        done = np.array(dones, bool)
-        infos = [{"terminal_observation": np.zeros((8, 8, 3), np.uint8)} for _ in range(2)]
-        expected, _ = theirs.update(frames, done, infos)
-        assert np.array_equal(expected, ours.push(frames, ~done, done))
+    assert np.array_equal(stacked.reset(), ours.push(plain.reset(), nothing, everything))
+    ends = 0
+    for _ in range(8):
+        frames, _, dones, _ = plain.step(np.zeros(2, int))
+        expected = stacked.step(np.zeros(2, int))[0]
+        assert np.array_equal(expected, ours.push(frames, ~dones, dones))
+        ends += int(dones.sum())
+    assert ends == 5
+
+
+def test_a_dream_begins_with_the_stack_of_reality(scripted_world: MakeWorld) -> None:
+    """Zeros before the first frame, in training, in the dream's evaluation and in reality."""
+    seen: list[np.ndarray] = []
+
+    def watch(observations: np.ndarray, generators: Generators) -> np.ndarray:
+        seen.append(observations)
+        return ones(observations, generators)
+
+    world = scripted_world(1)
+    venv = wrap(ImaginedVecEnv(Imagination(world, 1)), 3)
+    venv.seed(episode_seed(0, 0))
+    trained = venv.reset()
+    play_episodes(DreamBatch(Imagination(world, 1)), watch, 1, seed=0, frame_stack=3)
+    play_episodes(RealBatch([CatchEnv()]), watch, 1, seed=0, frame_stack=3)
+    dream, real = seen[:2]
+    assert np.array_equal(trained, dream)
+    for first in (dream, real):
+        assert not first[..., :6].any()
+        assert first[..., 6:].any()
 
 
 def test_dreams_play_as_scripted(scripted_world: MakeWorld) -> None:

@@ -71,6 +71,7 @@ def test_ends_of_episodes(scripted_world: MakeWorld) -> None:
 def test_seeds_and_options_count_for_one_reset(scripted_world: MakeWorld) -> None:
     venv = ImaginedVecEnv(Imagination(scripted_world(), 2))
     venv.seed(3)
+    contexts: list[np.ndarray] = []
     first = venv.reset()
     second = venv.reset()
     venv.seed(3)
@@ -78,11 +79,21 @@ def test_seeds_and_options_count_for_one_reset(scripted_world: MakeWorld) -> Non
     assert not np.array_equal(first, second)
     venv.set_options({"context": 1})
     chosen = venv.reset()
-    venv.seed(3)
-    venv.set_options([{"context": 1}, {}])
-    mixed = venv.reset()
-    assert not np.array_equal(mixed[0], first[0]) or np.array_equal(chosen[0], mixed[0])
-    assert np.array_equal(mixed[1], first[1])
+    venv.set_options({"context": 2})
+    other = venv.reset()
+    assert not np.array_equal(chosen, other)
+    # Under the seed, row 0 shows the context it is told, and row 1 the one that it draws.
+    for context in (1, 2):
+        venv.seed(3)
+        venv.set_options([{"context": context}, {}])
+        mixed = venv.reset()
+        assert np.array_equal(mixed[1], first[1])
+        single = ImaginedVecEnv(Imagination(scripted_world(), 2))
+        single.seed(3)
+        single.set_options({"context": context})
+        assert np.array_equal(mixed[0], single.reset()[0])
+        contexts.append(mixed[0])
+    assert not np.array_equal(*contexts)
     venv.set_options({"contxt": 1})
     with pytest.raises(ValueError, match="contxt"):
         venv.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from worldflow.agents.sb3 import ImaginedVecEnv, wrap
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.envs.imagination import Imagination, Transition
 from worldflow.errors import ConfigError, WorldFormatError
+from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 
 Quick = Callable[..., TrainAgentConfig]
@@ -40,7 +42,9 @@ def test_an_agent_is_trained_saved_and_loaded(quick: Quick, capsys: pytest.Captu
         "agent.zip", "agent.yaml", "checkpoints", "tensorboard",
     }  # fmt: skip
     model, card = load_agent(out, device="cpu")
-    assert card == AgentCard(config.world, config.agent, seed=0, steps=32)
+    weights_file = Path(config.world.path) / "world.safetensors"
+    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    assert card == AgentCard(config.world, config.agent, seed=0, steps=32, world_sha256=digest)
     assert [p.stem for p in sorted((out / "checkpoints").iterdir())] == [
         "000000000016", "000000000032",
     ]  # fmt: skip
@@ -124,6 +128,26 @@ def test_nothing_is_overwritten_or_mixed(quick: Quick) -> None:
         train_agent(quick(32, resume=True, seed=3))
     with pytest.raises(ConfigError, match=r"agent\.frame_stack=1, not 2"):
         train_agent(quick(32, resume=True, frame_stack=2))
+
+
+def test_a_world_that_changed_is_not_resumed_in(quick: Quick, tmp_path: Path) -> None:
+    save_world(tiny_world(), tmp_path / "mine", "a tiny world\n")
+    train_agent(quick(16, world=tmp_path / "mine"))
+    save_world(tiny_world(seed=5), tmp_path / "mine", "another\n")
+    with pytest.raises(ConfigError, match="world_sha256="):
+        train_agent(quick(32, resume=True, world=tmp_path / "mine"))
+
+
+def test_progress_is_shown_from_where_it_stands(
+    quick: Quick, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_agent(replace(quick(16), progress=True))
+    assert "16/16" in capsys.readouterr().err
+    train_agent(replace(quick(32, resume=True), progress=True))
+    shown = capsys.readouterr().err
+    assert "16/32" in shown
+    assert "32/32" in shown
+    assert "Warning" not in shown
 
 
 def test_frame_stack_widens_what_the_agent_sees(quick: Quick) -> None:

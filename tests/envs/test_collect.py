@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 
 from worldflow.actions import ActionSpec
 from worldflow.config import load_config
 from worldflow.data.episodes import Episode, EpisodeDataset
 from worldflow.envs.collect import CollectConfig, collect, main, output_folder, record_episode
-from worldflow.envs.policies import MixturePolicy, PolicyConfig, RandomPolicy, make_policy
+from worldflow.envs.policies import (
+    PolicyConfig,
+    make_policy,
+)
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.envs.sources.catch import BALL, PADDLE
 from worldflow.errors import ConfigError, DataError
@@ -80,7 +82,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_an_episode_depends_on_the_seed_and_its_index_only(tmp_path: Path) -> None:
     expected = collect(config(tmp_path)).read(9)
     env = make_source(CATCH)
-    policy = make_policy(PolicyConfig(), env.action_spec)
+    policy = make_policy(PolicyConfig(), env.action_spec, env.frame_shape, None)
     found = record_episode(env, policy, config(tmp_path), 9)
     np.testing.assert_array_equal(found.frames, expected.frames)
     np.testing.assert_array_equal(found.actions, expected.actions)
@@ -150,20 +152,23 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_limit_truncates(tmp_path: Path) -> None:
-    dataset = collect(config(tmp_path / "a", steps=10, max_episode_steps=5))
+    source = replace(CATCH, max_episode_steps=5)
+    dataset = collect(config(tmp_path / "a", steps=10, source=source))
+    assert dataset.metadata.source["max_episode_steps"] == 5
     assert dataset.lengths.tolist() == [6, 6]
     assert dataset.read(0).truncated
     assert not dataset.read(0).terminated.any()
     # Where the environment ends the episode at the same step, its end counts.
-    episode = collect(config(tmp_path / "b", steps=10, max_episode_steps=7)).read(0)
+    source = replace(CATCH, max_episode_steps=7)
+    episode = collect(config(tmp_path / "b", steps=10, source=source)).read(0)
     assert episode.terminated[-1]
     assert not episode.truncated
 
 
 def test_box_actions_are_recorded(tmp_path: Path) -> None:
     pytest.importorskip("pygame")
-    source = SourceConfig("Pendulum-v1", frame_skip=4)
-    dataset = collect(config(tmp_path, steps=20, source=source, max_episode_steps=10))
+    source = SourceConfig("Pendulum-v1", frame_skip=4, max_episode_steps=10)
+    dataset = collect(config(tmp_path, steps=20, source=source))
     episode = dataset.read(0)
     assert episode.actions.shape == (11, 1)
     assert episode.actions.dtype == np.float32
@@ -179,103 +184,6 @@ def test_takecover_is_recorded_alike_after_a_break(tmp_path: Path) -> None:
     dataset = collect(config(tmp_path / "b", steps=120, source=source))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert dataset.metadata.fps == 8.75
-
-
-@pytest.mark.parametrize("spec", [ActionSpec("discrete", n=5), ActionSpec("none")])
-def test_random_actions_stick_with_the_stated_probability(spec: ActionSpec) -> None:
-    policy = RandomPolicy(spec, sticky=0.6)
-    policy.begin(np.random.default_rng(0))
-    actions = np.array([policy.act(np.zeros((4, 4, 3))) for _ in range(20_000)])
-    spec.validate(actions)
-    assert actions.dtype == np.int64
-    if spec.kind == "discrete":
-        # A new draw repeats the last action by chance, too: 0.6 + 0.4 / 5.
-        assert (actions[1:] == actions[:-1]).mean() == pytest.approx(0.68, abs=0.01)
-        np.testing.assert_allclose(np.bincount(actions) / len(actions), 0.2, atol=0.02)
-
-
-def test_a_mixture_chooses_per_episode() -> None:
-    class Fixed:
-        def __init__(self, action: int) -> None:
-            self.action = action
-
-        def begin(self, generator: np.random.Generator) -> None:
-            """Nothing to draw."""
-
-        def act(self, frame: np.ndarray) -> np.ndarray:
-            return np.asarray(self.action)
-
-    mixture = MixturePolicy(Fixed(1), Fixed(0), 0.3)
-    chosen = []
-    for i in range(5000):
-        mixture.begin(np.random.default_rng(i))
-        actions = {int(mixture.act(np.zeros((4, 4, 3)))) for _ in range(5)}
-        assert len(actions) == 1
-        chosen += actions
-    assert np.mean(chosen) == pytest.approx(0.3, abs=0.02)
-
-
-def test_a_saved_agent_acts(tmp_path: Path) -> None:
-    stable_baselines3 = pytest.importorskip("stable_baselines3")
-    from worldflow.agents.saved import AgentCard, DreamConfig, save_weights
-
-    env = make_source(CATCH)
-    model = stable_baselines3.PPO("CnnPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
-    save_weights(model, tmp_path / "agent.zip")
-    AgentCard(DreamConfig("catch")).save(tmp_path)
-    policy = PolicyConfig(kind="mixture", agent=str(tmp_path), agent_probability=0.5)
-    first = collect(config(tmp_path / "a", policy=policy))
-    collect(config(tmp_path / "b", policy=policy))
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    acted = 0
-    for i in range(len(first)):
-        episode = first.read(i)
-        wanted = model.predict(episode.frames[:-1], deterministic=True)[0]
-        acted += (episode.actions[1:] == wanted).all()
-    assert 3 <= acted <= 12
-
-
-class FakeModel:
-    """Answers with the number of frames it sees that are not blank."""
-
-    action_space = spaces.Discrete(3)
-
-    def predict(self, stacked: np.ndarray, deterministic: bool) -> tuple[np.ndarray, None]:
-        assert deterministic
-        assert stacked.shape == (64, 64, 6)
-        return np.array(stacked.reshape(64, 64, 2, 3).any(axis=(0, 1, 3)).sum()), None
-
-
-def test_an_agent_acts_on_its_stack_of_frames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: Any = type("saved", (), {"WEIGHTS": "agent.zip"})
-    card = type("card", (), {"agent": type("agent", (), {"frame_stack": 2})})
-    saved.load_agent = staticmethod(lambda folder, device: (FakeModel(), card))
-    monkeypatch.setitem(sys.modules, "worldflow.agents.saved", saved)
-    (tmp_path / "agent.zip").write_bytes(b"weights")
-    policy = PolicyConfig(kind="agent", agent=str(tmp_path))
-    dataset = collect(config(tmp_path / "data", policy=policy))
-    for i in range(len(dataset)):
-        assert dataset.read(i).actions.tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
-    assert len(dataset.metadata.collect["policy"]["agent_sha256"]) == 64
-    (tmp_path / "agent.zip").write_bytes(b"other weights")
-    with pytest.raises(DataError, match="'collect'"):
-        collect(config(tmp_path / "data", policy=policy))
-    with pytest.raises(ConfigError, match="acts in"):
-        make_policy(policy, ActionSpec("discrete", n=4))
-
-
-def test_policy_settings_are_checked() -> None:
-    for settings, message in (
-        ({"kind": "best"}, "policy.kind"),
-        ({"sticky": 1.5}, "policy.sticky"),
-        ({"kind": "agent"}, "agent's folder"),
-        ({"kind": "random", "agent": "x"}, "agent's folder"),
-        ({"kind": "mixture", "agent": "x", "agent_probability": -1.0}, "agent_probability"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            PolicyConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_the_default_folder_is_named_after_the_environment() -> None:

@@ -102,6 +102,32 @@ def test_frame_skip_sums_rewards_and_stops_at_the_end() -> None:
     assert [terminated for _, _, terminated in seen] == [False, False, True]
 
 
+class Endless(Counter):
+    """Never ends by itself."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        frame, reward, _, _, info = super().step(action)
+        return frame, reward, False, False, info
+
+
+def test_an_environment_without_a_limit_ends_at_the_sources() -> None:
+    env = FrameSource(
+        Endless(render_mode="rgb_array"), SourceConfig("x", frame_skip=3, max_episode_steps=4)
+    )
+    for _ in range(2):  # the second episode counts from zero again
+        env.reset(seed=0)
+        ends = [env.step(np.int64(0))[2:4] for _ in range(4)]
+        assert ends == [(False, False)] * 3 + [(False, True)]
+        assert env.unwrapped.time == 12  # type: ignore[attr-defined]
+
+
+def test_an_end_at_the_limit_is_an_end() -> None:
+    env = make_source(SourceConfig("TestCounter-v0", max_episode_steps=7))
+    env.reset(seed=0)
+    ends = [env.step(np.int64(0))[2:4] for _ in range(7)]
+    assert ends == [(False, False)] * 6 + [(True, False)]
+
+
 def test_actions_reach_the_environment_as_its_own_kind() -> None:
     env = make_source(SourceConfig("TestCounter-v0"))
     env.reset(seed=0)
@@ -170,6 +196,7 @@ def test_known_environments(
         (SourceConfig("TestCounter-v0", {"action": spaces.MultiBinary(3)}), "not supported"),
         (SourceConfig("TestCounter-v0", frame_skip=0), "frame_skip"),
         (SourceConfig("TestCounter-v0", frame_size=0), "frame_size"),
+        (SourceConfig("TestCounter-v0", max_episode_steps=0), r"source\.max_episode_steps"),
     ],
 )
 def test_errors_say_what_to_do(config: SourceConfig, message: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
@@ -16,6 +18,7 @@ from worldflow.actions import ActionSpec
 from worldflow.envs.imagination import SCORES
 from worldflow.envs.rendering import tile
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
+from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 from worldflow.world_model import WorldModel
 
@@ -35,20 +38,36 @@ def rollout(env: gym.Env, seed: int, actions: list[int]) -> list[object]:
     return [env.reset(seed=seed), *(env.step(action) for action in actions)]
 
 
+def check(env: gym.Env) -> None:
+    """Both checkers, silently."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env.unwrapped)
+        sb3_check_env(env.unwrapped, warn=True, skip_render_check=False)
+    # torch's complaints about its own internals are not the env's
+    assert [str(w.message) for w in caught if "torch" not in w.filename] == []
+
+
+@pytest.mark.parametrize("lifetime", [3, 1_000_000])
 @pytest.mark.parametrize(
     "spec",
     [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1, -1), high=(1, 1)), ActionSpec("none")],
     ids=lambda spec: spec.kind,
 )
-def test_checkers_find_nothing(scripted_world: MakeWorld, spec: ActionSpec) -> None:
-    world = scripted_world(action_spec=spec)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        env = gym.make(ENV_ID, world=world, render_mode="rgb_array")
-        check_env(env.unwrapped)
-        sb3_check_env(env.unwrapped, warn=True, skip_render_check=False)
-    # torch's complaints about its own internals are not the env's
-    assert [str(w.message) for w in caught if "torch" not in w.filename] == []
+def test_checkers_find_nothing(scripted_world: MakeWorld, spec: ActionSpec, lifetime: int) -> None:
+    world = scripted_world(lifetime, action_spec=spec)
+    check(gym.make(ENV_ID, world=world, render_mode="rgb_array"))
+
+
+def test_a_world_by_its_folder_passes_and_can_be_written_as_json(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    save_world(tiny_world(), folder, "a tiny world\n")
+    env = gym.make(ENV_ID, world=str(folder), horizon=7, render_mode="rgb_array")
+    check(env)
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert np.array_equal(again.reset(seed=3)[0], env.reset(seed=3)[0])
+    assert again.unwrapped.imagination.horizon == 7  # type: ignore[attr-defined]
 
 
 def test_a_random_world_passes_too() -> None:

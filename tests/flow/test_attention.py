@@ -44,6 +44,23 @@ def test_ring_mask_by_hand() -> None:
 def test_write_goes_to_each_rows_own_slot() -> None:
     cache = WindowCache.empty(1, 2, 1, 3, 1, 1, like=torch.zeros(()))
     cache.time = torch.tensor([1, 5])
-    keys, values = cache.layer(0).write(torch.full((2, 1, 1, 1), 7.0), torch.ones(2, 1, 1, 1))
+    keys, values = cache.layers()[0].write(torch.full((2, 1, 1, 1), 7.0), torch.ones(2, 1, 1, 1))
     assert keys[:, 0, :, 0].tolist() == [[0.0, 7.0, 0.0], [0.0, 0.0, 7.0]]
     assert values.sum() == 2 and cache.keys.sum() == 14
+
+
+def test_rows_at_the_same_time_are_written_alike() -> None:
+    """The shortcut for equal slots puts the same numbers in the same places."""
+    generator = torch.Generator().manual_seed(0)
+    keys, values = torch.randn(2, 3, 2, 4, 5, generator=generator)
+    results = []
+    for shortcut in (True, False):
+        cache = WindowCache.empty(1, 3, 2, 3, 4, 5, like=torch.zeros(()))
+        cache.time = torch.tensor([4, 7, 10])  # all in slot 1
+        layer = cache.layers()[0]
+        assert layer.slots == 1
+        if not shortcut:
+            layer.slots = cache.time % 3
+        layer.write(keys, values)
+        results.append(torch.stack((cache.keys, cache.values)))
+    assert torch.equal(*results) and results[0].any()

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import worldflow
-from worldflow.actions import ActionSpec, wrong_actions
+from worldflow.actions import ActionSpec
+from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError

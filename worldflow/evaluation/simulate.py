@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldflow.actions import wrong_actions
+from worldflow.conditioning import wrong_actions
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.metrics import masked_mean, squared_error
 from worldflow.world_model import WorldModel

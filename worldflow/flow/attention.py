@@ -113,12 +113,15 @@ class TransformerLayer(nn.Module):
             nn.init.zeros_(self.modulation.bias)
 
     def modulate(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
-        """Scales and shifts (B, S or 1, width) of a condition (B, S or 1, condition)."""
+        """Factor and shift of each norm, (B, S or 1, width), of a condition (B, S or 1, D)."""
         if self.modulation is None:
             return None
         if condition is None:
             raise ValueError("this layer is conditioned and got no condition")
-        return self.modulation(condition).chunk(4, dim=-1)
+        scale_attention, shift_attention, scale_mlp, shift_mlp = self.modulation(condition).chunk(
+            4, dim=-1
+        )
+        return 1.0 + scale_attention, shift_attention, 1.0 + scale_mlp, shift_mlp
 
     def forward(
         self,
@@ -130,9 +133,9 @@ class TransformerLayer(nn.Module):
     ) -> Tensor:
         h = self.norm_attention(x)
         if modulation is not None:
-            h = torch.addcmul(modulation[1], h, 1.0 + modulation[0])
+            h = torch.addcmul(modulation[1], h, modulation[0])
         x = x + self.attention(h, bias, rotation, cache)
         h = self.norm_mlp(x)
         if modulation is not None:
-            h = torch.addcmul(modulation[3], h, 1.0 + modulation[2])
+            h = torch.addcmul(modulation[3], h, modulation[2])
         return x + self.mlp(h)

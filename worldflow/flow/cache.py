@@ -10,11 +10,15 @@ from torch import Tensor
 
 @dataclass
 class LayerCache:
-    """The ring of one attention layer: keys and values (B, heads, W, N, head_dim)."""
+    """The ring of one attention layer: keys and values (B, heads, W, N, head_dim).
+
+    `slots` says where each row's current frame goes: (B,), or one number if all agree, as writing
+    to one place costs a third of writing to scattered ones.
+    """
 
     keys: Tensor
     values: Tensor
-    slot: Tensor  # (B,) where the current frame is written
+    slots: Tensor | int
 
     def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put the current frame's (B, heads, N, head_dim) in its slot; returns the whole ring.
@@ -23,9 +27,13 @@ class LayerCache:
             keys and values (B, heads, W * N, head_dim), slots in ring order; which of them a query
             may see is the business of `WindowCache.mask`.
         """
-        rows = torch.arange(len(self.slot), device=self.slot.device)
-        self.keys[rows, :, self.slot] = keys
-        self.values[rows, :, self.slot] = values
+        if isinstance(self.slots, int):
+            self.keys[:, :, self.slots] = keys
+            self.values[:, :, self.slots] = values
+        else:
+            rows = torch.arange(len(self.slots), device=self.slots.device)
+            self.keys[rows, :, self.slots] = keys
+            self.values[rows, :, self.slots] = values
         return self.keys.flatten(2, 3), self.values.flatten(2, 3)
 
 
@@ -63,9 +71,12 @@ class WindowCache:
         """W, the number of frames that attention sees, the current one included."""
         return self.keys.shape[3]
 
-    def layer(self, index: int) -> LayerCache:
-        """A view of one layer's ring: writing to it writes here."""
-        return LayerCache(self.keys[index], self.values[index], self.time % self.window)
+    def layers(self) -> list[LayerCache]:
+        """A view of each layer's ring: writing to it writes here."""
+        each = self.time % self.window
+        distinct = set(each.tolist())
+        slots = distinct.pop() if len(distinct) == 1 else each
+        return [LayerCache(self.keys[i], self.values[i], slots) for i in range(len(self.keys))]
 
     def mask(self, within: Tensor) -> Tensor:
         """What the N tokens of the current frame may attend to: (B, 1, N, W * N) bool.

@@ -83,10 +83,11 @@ def _jacobi(
     passes = torch.zeros(batch, dtype=torch.int64, device=noise.device)
     for _ in range(tokens):
         update = block(x).to_data(noise)
-        # Tokens that are not exact yet may overflow on the way. They cannot harm the exact ones
-        # before them, except as NaN, which even a masked attention weight passes on.
-        update = torch.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
         residual = (update - x).abs().amax(dim=(1, 2))
+        if not residual.isfinite().all():
+            # Tokens that are not exact yet may overflow on the way. They cannot harm the exact
+            # ones before them, except as NaN, which even a masked attention weight passes on.
+            update = torch.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
         x = torch.where(running[:, None, None], update, x)
         passes += running
         running = running & (residual > tolerance)

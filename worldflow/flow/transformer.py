@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
 from worldflow.flow.attention import TimeRotary, TransformerLayer, attention_bias
-from worldflow.flow.cache import WindowCache
+from worldflow.flow.cache import LayerCache, WindowCache
 
 
 @dataclass
@@ -54,7 +54,7 @@ def window_mask(frames: int, window: int, within: Tensor) -> Tensor:
 class StepContext:
     """What all passes of one step share: who sees whom, rotations, modulations."""
 
-    cache: WindowCache
+    caches: list[LayerCache]
     bias: Tensor
     rotation: tuple[Tensor, Tensor]
     modulations: list[tuple[Tensor, ...] | None]
@@ -123,7 +123,7 @@ class VideoTransformer(nn.Module):
         """
         cos, sin = self.rotary(cache.time)
         return StepContext(
-            cache=cache,
+            caches=cache.layers(),
             bias=attention_bias(cache.mask(self.within), like=condition),
             rotation=(cos[:, None, None], sin[:, None, None]),
             modulations=[layer.modulate(condition[:, None]) for layer in self._layers()],
@@ -138,7 +138,7 @@ class VideoTransformer(nn.Module):
                 context.bias,
                 context.modulations[index],
                 context.rotation,
-                context.cache.layer(index),
+                context.caches[index],
             )
         return x
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldflow.actions import wrong_actions
+from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.denoiser import tweedie
