@@ -18,7 +18,14 @@ from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes, real_clips
 from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
 from worldflow.evaluation.metrics import PSNR_LIMIT, psnr_over_time
-from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
+from worldflow.evaluation.simulate import (
+    Dreams,
+    _clip_noise,
+    dream,
+    errors,
+    novelty_curves,
+    reconstructions,
+)
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 
@@ -131,9 +138,15 @@ def test_nll_is_that_of_the_world(make_dataset: Callable[..., EpisodeDataset]) -
     clips = real_clips(dataset, np.arange(2), 2, length=6, context=2, start="first", seed=0)
     dreams = dream(world, clips, 1, batch=2, temperature=1.0, seed=0, progress=False)
     _, nll = novelty_curves(world, clips, dreams, batch=2, seed=0)
-    log_prob = world.log_prob(torch.from_numpy(clips.frames), torch.from_numpy(clips.actions))
-    expected = -log_prob[:, 2:].mean().item() / world.dimensions
+    _, in_pieces = novelty_curves(world, clips, dreams, batch=1, seed=0)
+    frames, actions = torch.from_numpy(clips.frames), torch.from_numpy(clips.actions)
+    rows = [
+        world.log_prob(frames[i : i + 1], actions[i : i + 1], [_clip_noise(0, i)])[0, 2:]
+        for i in range(2)
+    ]
+    expected = -torch.cat(rows).mean().item() / world.dimensions
     assert nll["real"] == pytest.approx(expected, rel=1e-5)
+    assert nll["real"] == pytest.approx(in_pieces["real"], rel=1e-5)
 
 
 def test_the_command_writes_everything(

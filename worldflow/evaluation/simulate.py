@@ -91,18 +91,30 @@ def reconstructions(world: WorldModel, clips: RealClips, batch: int) -> np.ndarr
     return np.concatenate(pieces)
 
 
-def scores(world: WorldModel, clips: RealClips, actions: np.ndarray, batch: int) -> Scores:
-    """What the world says of the real frames under some actions (B, T, ...): fields (B, T)."""
-    pieces = [
-        world.score(torch.from_numpy(clips.frames[piece]), torch.from_numpy(actions[piece]))
-        for piece in chunks(len(clips.frames), batch)
-    ]
+def scores(
+    world: WorldModel, clips: RealClips, actions: np.ndarray, batch: int, seed: int
+) -> Scores:
+    """What the world says of the real frames under some actions (B, T, ...): fields (B, T).
+
+    The noise on a clip depends on its number and the seed alone: means over clips average over it,
+    and the same clip under other actions has the same noise.
+    """
+    pieces = []
+    for piece in chunks(len(clips.frames), batch):
+        frames, taken = torch.from_numpy(clips.frames[piece]), torch.from_numpy(actions[piece])
+        numbers = range(len(clips.frames))[piece]
+        pieces.append(world.score(frames, taken, [_clip_noise(seed, clip) for clip in numbers]))
     return Scores(
         **{
             name: torch.cat([getattr(piece, name) for piece in pieces]).cpu()
             for name in Scores.__dataclass_fields__
         }
     )
+
+
+def _clip_noise(seed: int, clip: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, clip]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
 
 
 def errors(
@@ -140,7 +152,7 @@ def novelty_curves(
         )
         taken["wrong actions"] = wrong.numpy()
     for name, actions in taken.items():
-        scored = scores(world, clips, actions, batch)
+        scored = scores(world, clips, actions, batch, seed)
         curves[name] = masked_mean(scored.novelty.numpy()[:, context:], valid)
         likelihood = scored.log_likelihood.numpy()[:, context:][valid]
         nll[name] = float(-likelihood.mean() / world.dimensions)

@@ -206,7 +206,7 @@ def _card(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, progres
         last[entry["tag"]] = entry["value"]
     held_out = {tag: value for tag, value in sorted(last.items()) if "held_out" in tag}
     floor = 0.5 * math.log(2.0 * math.pi * math.e * config.world.sigma**2)
-    rows = "\n".join(f"| {tag} | {value:.4f} |" for tag, value in held_out.items())
+    rows = "\n".join(f"| {tag} | {value:.4g} |" for tag, value in held_out.items())
     source = json.dumps(dataset.metadata.source)
     return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
 
