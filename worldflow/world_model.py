@@ -102,7 +102,7 @@ class WorldModel(nn.Module):
         noise = normal(generator, len(latents), latents.shape[1:], like=latents)
         return latents + self.config.sigma * noise
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def initial_state(
         self, frames: Tensor, actions: Tensor, generator: Generators | None = None
     ) -> WorldState:
@@ -127,7 +127,7 @@ class WorldModel(nn.Module):
         shown = self.codec.decode_frames(tweedie(noisy[:, -1], score, self.config.sigma))
         return WorldState(flow, cache, shown)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(
         self,
         state: WorldState,
@@ -144,7 +144,8 @@ class WorldModel(nn.Module):
             temperature: scales z.
 
         Returns:
-            the next state, and what happened.
+            the next state, and what happened. They are inference tensors: clone what autograd
+            shall record.
 
         Raises:
             DataError: as many actions as rows of the state are needed, of the world's shape.
@@ -156,7 +157,7 @@ class WorldModel(nn.Module):
                 f"{(batch, *self.action_spec.shape)}"
             )
         condition = self.conditioning.embed(action)
-        like = state.flow.levels[0]
+        like = state.flow.hidden
         z = temperature * normal(generator, batch, like.shape[1:], like=like)
         noisy, passes = self.flow.sample(state.flow, z, condition)
         # Scoring the sample instead of trusting z makes its likelihood and the cache exact,

@@ -30,20 +30,20 @@ class TimeRotary(nn.Module):
         multiples = torch.logspace(0, math.log2(top), pairs, base=2.0, dtype=torch.float64).round()
         times = torch.arange(self.period, dtype=torch.float64)
         angles = 2.0 * math.pi / self.period * times[:, None] * multiples
-        self.register_buffer("cos", angles.cos().float(), persistent=False)
-        self.register_buffer("sin", angles.sin().float(), persistent=False)
+        cos, sin = angles.cos().float(), angles.sin().float()
+        self.register_buffer("cos", torch.cat((cos, cos), dim=1), persistent=False)
+        self.register_buffer("sin", torch.cat((-sin, sin), dim=1), persistent=False)
 
     def forward(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (..., head_dim / 2) of integer frame indices (...)."""
+        """Cosines and signed sines (..., head_dim) of integer frame indices (...), for `rotate`."""
         index = times % self.period
         return self.cos[index], self.sin[index]
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the pairs of x (..., head_dim) by angles of shape (..., head_dim / 2)."""
+    """Rotate the pairs (i, i + head_dim / 2) of x (..., head_dim), see `TimeRotary`."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def attention_bias(visible: Tensor, like: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         Args:
             x: tokens.
             bias: see `attention_bias`, broadcast to (B, heads, S, keys).
-            rotation: cosines and sines of the tokens' times, (B or 1, 1, S, head_dim / 2).
+            rotation: cosines and sines of the tokens' times, (B or 1, 1, S, head_dim).
             cache: where keys and values are written, and read back with those of past frames.
         """
         batch, tokens, width = x.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
-from worldflow.flow.affine import standard_normal_log_prob
+from worldflow.flow.affine import Affine, standard_normal_log_prob
 from worldflow.flow.block import GlobalBlock, LocalBlock
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.sampler import SamplerConfig, invert
@@ -64,20 +65,26 @@ class FlowState:
 
     Attributes:
         cache: keys and values of the global block.
-        levels: the last frame before the first local block (y~), between the blocks, and after the
-            last one (u), each (B, N, C); zeros before the first frame.
+        hidden: u of the last frame, (B, N, C); zeros before the first frame.
+        affines: the maps of the last frame, of the local blocks and then of the global one; the
+            identity before the first frame. From them the sampler starts.
     """
 
     cache: WindowCache
-    levels: tuple[Tensor, ...]
+    hidden: Tensor
+    affines: tuple[Affine, ...]
 
     @staticmethod
     def where(rows: Tensor, a: FlowState, b: FlowState) -> FlowState:
         """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
-        levels = zip(a.levels, b.levels, strict=True)
+        mask = rows[:, None, None]
         return FlowState(
             WindowCache.where(rows, a.cache, b.cache),
-            tuple(torch.where(rows[:, None, None], x, y) for x, y in levels),
+            torch.where(mask, a.hidden, b.hidden),
+            tuple(
+                Affine(torch.where(mask, x.mu, y.mu), torch.where(mask, x.log_scale, y.log_scale))
+                for x, y in zip(a.affines, b.affines, strict=True)
+            ),
         )
 
 
@@ -105,11 +112,11 @@ class Flow(nn.Module):
     def forward(self, noisy: Tensor, condition: Tensor) -> FlowOutput:
         """Score clips: noisy (B, T, N, C), condition (B, T, D); the first frame has no past."""
         frames = rearrange(noisy, "b t n c -> (b t) n c")
-        levels, local_log_scale = self._local(frames)
-        hidden = levels[-1].reshape(noisy.shape)
+        hidden, affines = self._local(frames)
+        hidden = hidden.reshape(noisy.shape)
         affine = self.global_block(hidden, condition)
         noise = affine.to_noise(hidden)
-        log_scale = local_log_scale.reshape(noisy.shape[:2]) + _frame_sum(affine.log_scale)
+        log_scale = _log_scale(affines).reshape(noisy.shape[:2]) + _log_scale([affine])
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
         return FlowOutput(noise, log_prob, log_scale)
 
@@ -117,21 +124,22 @@ class Flow(nn.Module):
         """The state before the first frame."""
         cache = self.global_block.transformer.empty_cache(batch)
         zeros = cache.keys.new_zeros(batch, self.tokens, self.channels)
-        return FlowState(cache, (zeros,) * (len(self.local_blocks) + 1))
+        return FlowState(cache, zeros, (Affine(zeros, zeros),) * (len(self.local_blocks) + 1))
 
     def observe(
         self, state: FlowState, noisy: Tensor, condition: Tensor
     ) -> tuple[FlowState, FlowOutput]:
         """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame."""
-        levels, local_log_scale = self._local(noisy)
-        hidden, previous = levels[-1], state.levels[-1]
+        hidden, affines = self._local(noisy)
         cache = state.cache.clone()
         context = self.global_block.begin_step(condition, cache)
-        affine = self.global_block.step(hidden, previous, context)
+        affine = self.global_block.step(hidden, state.hidden, context)
         noise = affine.to_noise(hidden)
-        log_scale = local_log_scale + _frame_sum(affine.log_scale)
+        affines = (*affines, affine)
+        log_scale = _log_scale(affines)
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        return FlowState(cache.advanced(), levels), FlowOutput(noise, log_prob, log_scale)
+        state = FlowState(cache.advanced(), hidden, affines)
+        return state, FlowOutput(noise, log_prob, log_scale)
 
     def sample(
         self,
@@ -140,7 +148,10 @@ class Flow(nn.Module):
         condition: Tensor,
         sampler: SamplerConfig | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The next frame: inverts the global block, then the local ones, each from the last frame.
+        """The next frame: inverts the global block, then the local ones.
+
+        Each inversion starts from the last frame's affine map, applied to the new noise: what one
+        pass over the last frame would give, without that pass.
 
         Args:
             state: the past; not changed.
@@ -153,11 +164,10 @@ class Flow(nn.Module):
         """
         sampler = sampler or self.config.sampler
         context = self.global_block.begin_step(condition, state.cache.clone())
-        previous = state.levels[-1]
         x, count = invert(
-            lambda x: self.global_block.step(x, previous, context),
+            lambda x: self.global_block.step(x, state.hidden, context),
             noise,
-            previous,
+            state.affines[-1].to_data(noise),
             self.global_block.order,
             sampler,
         )
@@ -165,21 +175,25 @@ class Flow(nn.Module):
         for index in reversed(range(len(self.local_blocks))):
             block = self.local_blocks[index]
             assert isinstance(block, LocalBlock)
-            x, count = invert(block, x, state.levels[index], block.order, sampler)
+            x, count = invert(block, x, state.affines[index].to_data(x), block.order, sampler)
             passes.append(count)
         return x, torch.stack(passes, dim=1)
 
-    def _local(self, frames: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """frames (B, N, C) through the local blocks: all levels, and the summed log scales (B,)."""
-        levels = [frames]
-        log_scale = frames.new_zeros(len(frames))
+    def _local(self, frames: Tensor) -> tuple[Tensor, tuple[Affine, ...]]:
+        """frames (B, N, C) through the local blocks: u, and the map of each block."""
+        affines = []
         for block in self.local_blocks:
-            affine = block(levels[-1])
-            levels.append(affine.to_noise(levels[-1]))
-            log_scale = log_scale + _frame_sum(affine.log_scale)
-        return tuple(levels), log_scale
+            affine = block(frames)
+            frames = affine.to_noise(frames)
+            affines.append(affine)
+        return frames, tuple(affines)
 
 
 def _frame_sum(values: Tensor) -> Tensor:
     """Sum over tokens and channels of each frame."""
     return reduce(values, "... n c -> ...", "sum")
+
+
+def _log_scale(affines: Sequence[Affine]) -> Tensor:
+    """Sum of the log scales of each frame over all the maps, (...,); zero if there are none."""
+    return sum((_frame_sum(affine.log_scale) for affine in affines), start=torch.zeros(()))
