@@ -179,6 +179,9 @@ def test_sampling_inverts_the_flow_and_jacobi_equals_sequential(
     _, out = flow.observe(state, drawn, condition[:, past])
     torch.testing.assert_close(out.noise, z, atol=1e-7, rtol=0)
     assert passes.shape == (2, local_blocks + 1) and passes.max() <= tokens
+    clip_with_it = torch.cat((noisy[:, :past], drawn[:, None]), dim=1)
+    full = flow(clip_with_it, condition).log_prob[:, -1]
+    torch.testing.assert_close(out.log_prob, full, atol=1e-7, rtol=0)
     reference, count = flow.sample(state, z, condition[:, past], SamplerConfig("sequential"))
     torch.testing.assert_close(drawn, reference, atol=1e-7, rtol=0)
     assert (count == tokens).all()

@@ -116,7 +116,8 @@ class Flow(nn.Module):
         hidden = hidden.reshape(noisy.shape)
         affine = self.global_block(hidden, condition)
         noise = affine.to_noise(hidden)
-        log_scale = _log_scale(affines).reshape(noisy.shape[:2]) + _log_scale([affine])
+        local_log_scale = _log_scale(affines).expand(len(frames)).reshape(noisy.shape[:2])
+        log_scale = local_log_scale + _log_scale([affine])
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
         return FlowOutput(noise, log_prob, log_scale)
 
