@@ -1,4 +1,4 @@
-# Every target makes its own virtual environment first; nothing but Python 3.11 is needed.
+# Targets that run something make the virtual environment first; all they need is Python 3.11+.
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow lint types bench clean
 

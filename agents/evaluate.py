@@ -21,7 +21,7 @@ from worldflow.agents.play import (
     RealBatch,
     play_episodes,
 )
-from worldflow.agents.saved import AgentCard, load_agent, world_digest
+from worldflow.agents.saved import AgentCard, check_dream, load_agent, world_digest
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
 from worldflow.envs.imagination import Imagination
@@ -58,6 +58,9 @@ class EvaluationWorld:
     path: str | None = None
     horizon: int | None = None
     temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        check_dream(self.horizon, self.temperature)
 
 
 @dataclass

@@ -23,6 +23,18 @@ from worldflow.storage import WEIGHTS as WORLD_WEIGHTS
 CARD, WEIGHTS, CHECKPOINTS = "agent.yaml", "agent.zip", "checkpoints"
 
 
+def check_dream(horizon: int | None, temperature: float | None) -> None:
+    """Refuse what no dream can have; None is left to another setting.
+
+    Raises:
+        ConfigError: a horizon below 1 or a negative temperature.
+    """
+    if horizon is not None and horizon < 1:
+        raise ConfigError(f"world.horizon={horizon} must be at least 1")
+    if temperature is not None and temperature < 0:
+        raise ConfigError(f"world.temperature={temperature} must not be negative")
+
+
 @dataclass
 class DreamConfig:
     """The world that an agent is trained in.
@@ -38,6 +50,9 @@ class DreamConfig:
     path: str = MISSING
     horizon: int = 1000
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_dream(self.horizon, self.temperature)
 
 
 @dataclass

@@ -55,6 +55,13 @@ class TrainAgentConfig:
     device: str = "auto"
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        if min(self.total_steps, self.checkpoint_steps) < 1 or self.seed < 0:
+            raise ConfigError(
+                f"total_steps={self.total_steps} and checkpoint_steps={self.checkpoint_steps} must "
+                f"be at least 1, seed={self.seed} not negative"
+            )
+
 
 class DreamCallback(BaseCallback):
     """Writes checkpoints, and logs how strange the world finds what it is made to dream.

@@ -27,7 +27,7 @@ class Window:
             import pygame
         except ImportError as error:
             raise gymnasium.error.DependencyNotInstalled(
-                "the `human` render mode needs pygame: pip install 'worldflow[play]'"
+                "the `human` render mode needs pygame: pip install pygame-ce"
             ) from error
         self._pygame = pygame
         self._title = title

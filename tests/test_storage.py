@@ -173,3 +173,19 @@ def test_a_kill_between_the_renames_loses_nothing(folder: Path) -> None:
     folder.rename(folder.with_name(".world.old"))
     assert worldflow.load_world(folder).frame_shape == (64, 64, 3)
     assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frames", torch.zeros(0, 2, 64, 64, 3, dtype=torch.uint8)),
+        ("frames", torch.zeros(5, 2, 64, 64, 3)),
+        ("actions", torch.zeros(3, 2, dtype=torch.int64)),
+        ("actions", torch.zeros(5, 2)),
+    ],
+)
+def test_contexts_that_do_not_fit_are_refused(folder: Path, name: str, value: torch.Tensor) -> None:
+    tensors = load_file(folder / "contexts.safetensors")
+    save_file({**tensors, name: value}, folder / "contexts.safetensors")
+    with pytest.raises(WorldFormatError, match=r"contexts\.safetensors: `"):
+        worldflow.load_world(folder)

@@ -21,7 +21,7 @@ class Calibration:
     Attributes:
         mean: of the log-likelihood of a frame, nats.
         std: of the same.
-        quantiles: of the same, at `QUANTILES`.
+        quantiles: of the same, at `QUANTILES`; for readers of the file.
         frames: number of held-out frames measured.
     """
 
@@ -83,5 +83,8 @@ def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
 
 
 def prediction_entropy(log_scale: Tensor, dimensions: int) -> Tensor:
-    """Entropy of the predicted frame in nats: the standard normal's, plus the log scales."""
+    """Estimate of the predicted frame's entropy in nats: the standard normal's, plus log scales.
+
+    The scales are those along one frame, a sample of the prediction in a dream.
+    """
     return log_scale + 0.5 * dimensions * (1.0 + math.log(2.0 * math.pi))

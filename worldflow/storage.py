@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from omegaconf import OmegaConf
@@ -109,11 +110,17 @@ def load_world(name: str | Path) -> WorldModel:
             f"{folder / CONTEXTS}: expected tensors `frames` and `actions`, found {sorted(tensors)}"
         )
     contexts = Contexts(tensors["frames"].numpy(), tensors["actions"].numpy())
-    if contexts.frames.shape[1:] != (world_config.context, *spec.frame_shape):
-        raise WorldFormatError(
-            f"{folder / CONTEXTS}: `frames` has shape {contexts.frames.shape}; config.yaml says "
-            f"(M, {world_config.context}, {', '.join(map(str, spec.frame_shape))})"
-        )
+    count, action_spec = len(contexts.frames), spec.action_spec
+    for name, array, shape, dtype in (
+        ("frames", contexts.frames, spec.frame_shape, np.uint8),
+        ("actions", contexts.actions, action_spec.shape, action_spec.dtype),
+    ):
+        expected = (max(count, 1), world_config.context, *shape)
+        if array.shape != expected or array.dtype != dtype:
+            raise WorldFormatError(
+                f"{folder / CONTEXTS}: `{name}` is {array.shape} {array.dtype}; config.yaml needs "
+                f"{expected} {np.dtype(dtype)}"
+            )
     with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, are random
         world = WorldModel(world_config, spec, calibration, contexts)
     _load_weights(world, folder / WEIGHTS)

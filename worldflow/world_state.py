@@ -42,7 +42,8 @@ class Scores:
     Attributes:
         log_likelihood: of the frame's noisy latents, given past and actions, in nats; exact.
         bits_per_dim: the same in bits for each latent.
-        uncertainty: entropy of the predicted frame in nats.
+        uncertainty: the predicted frame's entropy in nats, estimated from the scales along the
+            scored frame (later scales depend on the tokens before them).
         novelty: |log-likelihood - typical| in standard deviations of held-out real frames.
     """
 

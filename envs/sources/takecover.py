@@ -123,7 +123,7 @@ def _start_game() -> tuple[DoomGame, Path]:
         import vizdoom
     except ImportError as error:
         raise ConfigError(
-            "worldflow/TakeCover-v0 needs VizDoom; install it: pip install 'worldflow[envs]'"
+            "worldflow/TakeCover-v0 needs VizDoom; install it: pip install vizdoom"
         ) from error
     game = vizdoom.DoomGame()
     scenarios = Path(vizdoom.scenarios_path).resolve()

@@ -21,6 +21,7 @@ from worldflow.agents.evaluate import EvaluateAgentConfig
 from worldflow.agents.saved import AgentCard, last_checkpoint, load_agent, load_weights
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
 from worldflow.agents.train import TrainAgentConfig, train_agent
+from worldflow.cli import main as command_line
 from worldflow.envs.imagination import Imagination, Transition
 from worldflow.errors import ConfigError, WorldFormatError
 from worldflow.storage import save_world
@@ -235,3 +236,14 @@ def test_yaml_files_name_every_setting_and_agree_with_the_dataclasses() -> None:
         written = OmegaConf.merge(OmegaConf.structured(schema), node)
         assert written == OmegaConf.structured(schema)
         assert keys(OmegaConf.to_container(node)) == keys(schema())
+
+
+@pytest.mark.parametrize(
+    "override", ["world.horizon=0", "world.temperature=-1", "seed=-1", "total_steps=0"]
+)
+def test_impossible_settings_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str
+) -> None:
+    out = tmp_path / "agent"
+    assert command_line(["train-agent", "world=catch", f"out={out}", override]) == 2
+    assert override.split("=")[0] in capsys.readouterr().err and not out.exists()

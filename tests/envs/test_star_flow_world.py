@@ -217,7 +217,7 @@ def test_human_mode_without_pygame_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
     env = StarFlowWorldEnv(scripted_world(), render_mode="human")
-    with pytest.raises(gym.error.DependencyNotInstalled, match=r"worldflow\[play\]"):
+    with pytest.raises(gym.error.DependencyNotInstalled, match="pip install pygame-ce"):
         env.reset(seed=0)
 
 

@@ -156,5 +156,5 @@ def test_missing_vizdoom_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_vizdoom)
-    with pytest.raises(ConfigError, match=r"pip install 'worldflow\[envs\]'"):
+    with pytest.raises(ConfigError, match="pip install vizdoom"):
         TakeCoverEnv()

@@ -11,7 +11,6 @@ from worldflow.evaluation.metrics import (
     PSNR_LIMIT,
     bootstrap,
     decibels,
-    image_psnr,
     masked_mean,
     psnr,
     psnr_over_time,
@@ -24,17 +23,17 @@ def grey(level: int, *shape: int) -> np.ndarray:
 
 
 def test_psnr_of_black_and_white_is_zero() -> None:
-    assert image_psnr(grey(0), grey(255)) == pytest.approx(0.0)
+    assert decibels(squared_error(grey(0), grey(255))) == pytest.approx(0.0)
 
 
 def test_psnr_of_a_known_error() -> None:
     # An error of one grey level everywhere: 20 log10(255).
-    assert image_psnr(grey(100), grey(101)) == pytest.approx(48.1308, abs=1e-4)
-    assert image_psnr(grey(101), grey(100)) == pytest.approx(48.1308, abs=1e-4)
+    assert decibels(squared_error(grey(100), grey(101))) == pytest.approx(48.1308, abs=1e-4)
+    assert decibels(squared_error(grey(101), grey(100))) == pytest.approx(48.1308, abs=1e-4)
 
 
 def test_psnr_of_equal_images_is_the_limit() -> None:
-    assert image_psnr(grey(7), grey(7)) == PSNR_LIMIT
+    assert decibels(squared_error(grey(7), grey(7))) == PSNR_LIMIT
 
 
 def test_psnr_of_one_error() -> None:
@@ -56,7 +55,7 @@ def test_squared_error_does_not_wrap_around() -> None:
 
 def test_floats_are_no_images() -> None:
     with pytest.raises(ValueError, match="uint8"):
-        image_psnr(np.zeros((4, 4, 3)), grey(0))
+        decibels(squared_error(np.zeros((4, 4, 3)), grey(0)))
 
 
 def test_masked_mean() -> None:

@@ -48,6 +48,19 @@ def test_overflow_on_the_way_is_overcome() -> None:
     assert torch.equal(x, torch.zeros_like(z)) and passes.item() <= 4
 
 
+def test_nan_on_the_way_is_not_convergence() -> None:
+    """A wild guess gives inf - inf; the row must go on until its running sum is there."""
+
+    def block(x: Tensor) -> Affine:
+        before = shift_tokens(x)
+        wild = torch.exp(before * before)
+        return Affine(before + (wild - wild), torch.zeros_like(x))
+
+    z = torch.ones(1, 4, 1)
+    x, passes = invert(block, z, torch.full_like(z, 1e3), range(4), SamplerConfig("jacobi", 1e-6))
+    assert torch.equal(x, z.cumsum(1)) and passes.item() == 4
+
+
 @pytest.mark.parametrize("settings", [{"method": "newton"}, {"tolerance": -1.0}])
 def test_bad_settings_are_named(settings: dict) -> None:
     with pytest.raises(ConfigError, match="sampler"):

@@ -32,6 +32,10 @@ class DreamedWorld:
     path: str = MISSING
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ConfigError(f"world.temperature={self.temperature} must not be negative")
+
 
 @dataclass
 class RealData:

@@ -60,15 +60,6 @@ def decibels(error: np.ndarray, peak: float = PEAK) -> np.ndarray:
     return 10 * np.log10(peak**2 / np.maximum(error, smallest))
 
 
-def image_psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of uint8 images (..., H, W, 3): (...,).
-
-    Raises:
-        ValueError: see `squared_error`.
-    """
-    return decibels(squared_error(a, b))
-
-
 def masked_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Mean over the first axis of `values` (B, T) where `valid` (B, T); NaN where nothing is."""
     count = valid.sum(axis=0)

@@ -50,8 +50,8 @@ class FlowOutput(NamedTuple):
     Attributes:
         noise: z, of the shape of y~.
         log_prob: log p(y~_t | y~_<t, a_<=t) in nats, one number a frame, exact.
-        log_scale: sum of log scale over all blocks of the frame, one number a frame. The entropy of
-            the prediction is this plus that of the standard normal.
+        log_scale: sum of log scale over all blocks of the frame, one number a frame. With the
+            entropy of the standard normal it estimates that of the prediction.
     """
 
     noise: Tensor

@@ -90,7 +90,7 @@ def _jacobi(
             update = torch.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
         x = torch.where(running[:, None, None], update, x)
         passes += running
-        running = running & (residual > tolerance)
+        running = running & ~(residual <= tolerance)  # NaN: not converged
         if not running.any():
             break
     return x, passes

@@ -124,6 +124,7 @@ def main(config: PretrainConfig) -> Path:
     world.eval()
     world.complete(_calibrate(flow_stage, training.seed), contexts)
     save_world(world, folder / "world", _card(config, dataset, folder, progress))
+    print(f"world saved in {folder / 'world'}; next: worldflow evaluate world={folder / 'world'}")
     return folder / "world"
 
 
