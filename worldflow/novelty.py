@@ -82,6 +82,11 @@ def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
     return -log_prob / (dimensions * math.log(2.0))
 
 
+def noise_floor(sigma: float) -> float:
+    """The least NLL a latent can have, in nats: the entropy of its noise."""
+    return 0.5 * math.log(2.0 * math.pi * math.e * sigma**2)
+
+
 def prediction_entropy(log_scale: Tensor, dimensions: int) -> Tensor:
     """Estimate of the predicted frame's entropy in nats: the standard normal's, plus log scales.
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Generators = torch.Generator | Sequence[torch.Generator | None]
+
+
+def generator_of(sequence: np.random.SeedSequence) -> torch.Generator:
+    """The torch generator that a NumPy seed sequence stands for."""
+    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
 def fixed(batch: int) -> list[torch.Generator]:

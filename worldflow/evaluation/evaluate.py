@@ -16,6 +16,7 @@ from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
 from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
 from worldflow.evaluation.output import write_evaluation
 from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
+from worldflow.novelty import noise_floor
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
@@ -159,7 +160,7 @@ def _figures(
     squared = errors(clips, dreams, reconstructed, context)
     of_clips = {name: (e * valid).sum(1) / valid.sum(1) for name, e in squared.items()}
     novelty, nll = novelty_curves(world, clips, dreams, config.batch, config.seed)
-    nll["noise floor"] = 0.5 * math.log(2 * math.pi * math.e * world.config.sigma**2)
+    nll["noise floor"] = noise_floor(world.config.sigma)
     passes = dreams.iterations[:, valid].mean(axis=(0, 1))
     return {
         "settings": asdict(config),

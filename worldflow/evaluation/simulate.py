@@ -12,6 +12,7 @@ from tqdm import tqdm
 from worldflow.conditioning import wrong_actions
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.metrics import masked_mean, squared_error
+from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Scores
 
@@ -113,8 +114,7 @@ def scores(
 
 
 def _clip_noise(seed: int, clip: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, clip]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
+    return generator_of(np.random.SeedSequence([seed, clip]))
 
 
 def errors(

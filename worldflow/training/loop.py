@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from worldflow.errors import ConfigError, TrainingError
+from worldflow.randomness import generator_of
 from worldflow.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from worldflow.training.logger import RunLogger
 
@@ -77,8 +78,7 @@ def step_generators(
 ) -> tuple[np.random.Generator, torch.Generator]:
     """The random streams of one update, for picking data and for noise."""
     sequence = np.random.SeedSequence([seed, STREAMS[stage], step])
-    noise = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-    return np.random.default_rng(sequence), noise
+    return np.random.default_rng(sequence), generator_of(sequence)
 
 
 def learning_rate(config: StageConfig, step: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset, split
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, DataError
-from worldflow.novelty import Calibration
+from worldflow.novelty import Calibration, noise_floor
 from worldflow.storage import save_world
 from worldflow.training.checkpoint import Progress, load_checkpoint, read_progress
 from worldflow.training.codec_stage import CodecStage, CodecTraining
@@ -206,7 +205,7 @@ def _card(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, progres
         entry = json.loads(line)
         last[entry["tag"]] = entry["value"]
     held_out = {tag: value for tag, value in sorted(last.items()) if "held_out" in tag}
-    floor = 0.5 * math.log(2.0 * math.pi * math.e * config.world.sigma**2)
+    floor = noise_floor(config.world.sigma)
     rows = "\n".join(f"| {tag} | {value:.4g} |" for tag, value in held_out.items())
     source = json.dumps(dataset.metadata.source)
     return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
