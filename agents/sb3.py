@@ -115,10 +115,10 @@ def wrap(venv: VecEnv, frame_stack: int) -> VecEnv:
 
 
 def _infos(transition: Transition) -> list[dict[str, Any]]:
-    """One dict a row: floats, and the iterations as an array."""
+    """One dict a row: numbers, and the iterations as an array."""
     return [
         {
-            name: float(values[row]) if values.ndim == 1 else values[row].copy()
+            name: values[row].item() if values.ndim == 1 else values[row].copy()
             for name, values in transition.scores.items()
         }
         for row in range(len(transition.rewards))

@@ -27,7 +27,8 @@ class Transition:
         rewards: (B,) float64; 0 where nothing was stepped.
         terminated: (B,) bool, the world says that the episode ended.
         truncated: (B,) bool, the horizon was reached without termination.
-        scores: name to (B,) float64, and `jacobi_iterations` to (B, blocks) int64.
+        scores: name to (B,) float64, and to int64 `jacobi_iterations` (B, blocks)
+            and `sequential_fallbacks` (B,).
     """
 
     frames: np.ndarray
@@ -97,7 +98,7 @@ class Imagination:
         """
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before asking for a frame")
-        return _copy(self._state.frame)
+        return _copy(self.world.decode(self._state.latents))
 
     @torch.no_grad()
     def reset(
@@ -184,7 +185,7 @@ class Imagination:
         truncated = (self.elapsed >= self.horizon) & active & ~terminated
         self.needs_reset = self.needs_reset | terminated | truncated
         return Transition(
-            frames=_copy(state.frame),
+            frames=self.frames,
             rewards=np.where(active, _copy(prediction.reward).astype(np.float64), 0.0),
             terminated=terminated,
             truncated=truncated,
@@ -243,6 +244,7 @@ class Imagination:
     def _no_scores(self) -> dict[str, np.ndarray]:
         scores = {name: np.full(self.num_envs, np.nan) for name in SCORES}
         scores["jacobi_iterations"] = np.zeros((self.num_envs, self._blocks), np.int64)
+        scores["sequential_fallbacks"] = np.zeros(self.num_envs, np.int64)
         return scores
 
 

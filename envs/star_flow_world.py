@@ -29,6 +29,8 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
     - `uncertainty`: nats, the entropy of the predicted frame; a float.
     - `novelty`: standard deviations from what is typical of held-out data; a float.
     - `jacobi_iterations`: (blocks,) int64, the sampler's passes in each block.
+    - `sequential_fallbacks`: blocks that had to be inverted token by token, as the iteration gave
+      numbers that are not finite; an int.
 
     After `reset` the frame is a real one as the world shows it, and was not drawn: the scores are
     NaN, the iterations 0.
@@ -52,7 +54,7 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
         >>> frame, info = env.reset(seed=0)
         >>> frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> sorted(info)
-        ['bits_per_dim', 'jacobi_iterations', 'log_likelihood', 'novelty', 'uncertainty']
+        ['bits_per_dim', 'jacobi_iterations', 'log_likelihood', 'novelty', 'sequential_fallbacks', 'uncertainty']
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it so
@@ -164,8 +166,8 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
 
 
 def _info(transition: Transition) -> dict[str, Any]:
-    """Row 0's scores: floats, and the iterations as an array."""
+    """Row 0's scores: numbers, and the iterations as an array."""
     return {
-        name: float(values[0]) if values.ndim == 1 else values[0]
+        name: values[0].item() if values.ndim == 1 else values[0]
         for name, values in transition.scores.items()
     }

@@ -179,7 +179,7 @@ def test_the_affine_map_keeps_its_precision_under_autocast() -> None:
     "make",
     [
         lambda: TransformerConfig(width=48, heads=5),
-        lambda: TransformerConfig(depth=0),
+        lambda: TransformerConfig(depth=-1),
         lambda: FlowConfig(window=0),
         lambda: DenoiserConfig(window=0),
         lambda: CodecConfig(widths=[]),

@@ -63,7 +63,7 @@ def test_a_step_predicts_everything_and_repeats_with_its_seed(spec: ActionSpec) 
         value = getattr(first, name)
         assert value.shape == (2,) and value.isfinite().all()
         assert torch.equal(value, getattr(second, name))
-    assert torch.equal(following.frame, again.frame)
+    assert torch.equal(following.latents, again.latents)
     assert not torch.equal(first.latents, other.latents)
 
 
@@ -96,13 +96,13 @@ def test_the_likelihood_of_a_dream_is_that_of_its_frames() -> None:
     frames = torch.from_numpy(world.context.frames[:1])
     noisy = list(world.noisy_latents(frames, generators(1)).unbind(1))
     drawn = []
-    sample = world.flow.sample
-    world.flow.sample = lambda *a: drawn.append(sample(*a)) or drawn[-1]  # type: ignore
+    step = world.flow.step
+    world.flow.step = lambda *a: drawn.append(step(*a)) or drawn[-1]  # type: ignore
     state = start(world, 1, 1)  # the same context with the same noise
     reported, actions = [], torch.tensor([[0, 1, 2, 0, 1]])
     for t in range(actions.shape[1]):
         state, prediction = world.step(state, actions[:, t], generators(t))
-        noisy.append(drawn[-1][0])
+        noisy.append(drawn[-1][2].noisy)
         reported.append(prediction.log_likelihood)
     all_actions = torch.cat((torch.from_numpy(world.context.actions[:1]), actions), 1)
     out = world.flow(torch.stack(noisy, 1), world.conditioning(all_actions))
@@ -145,7 +145,7 @@ def test_denoised_video_is_what_a_dream_shows_of_its_context() -> None:
     world = tiny_world()
     frames = torch.from_numpy(world.context.frames)
     actions = torch.from_numpy(world.context.actions)
-    shown = world.initial_state(frames, actions).frame
+    shown = world.decode(world.initial_state(frames, actions).latents)
     difference = shown.int() - world.denoise(frames, actions)[:, -1].int()
     assert difference.abs().max() <= 1  # rounding to uint8 after another order of summation
 

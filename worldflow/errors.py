@@ -23,3 +23,7 @@ class WorldFormatError(WorldflowError):
 
 class MissingHeadError(WorldFormatError):
     """A world has no reward or termination head although its use needs one."""
+
+
+class SamplingError(WorldflowError):
+    """A frame could not be sampled, as the world's weights do not give finite numbers."""

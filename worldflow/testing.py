@@ -8,6 +8,7 @@ import torch
 from worldflow.actions import ActionSpec
 from worldflow.codec import CodecConfig
 from worldflow.denoiser import DenoiserConfig
+from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import HeadsConfig
@@ -26,7 +27,7 @@ def tiny_config(context: int = 2) -> WorldConfig:
             window=3,
             local_blocks=2,
             local=TransformerConfig(8, 1, 2),
-            global_block=TransformerConfig(16, 2, 2),
+            global_block=GlobalConfig(16, 2, 2),
         ),
         denoiser=DenoiserConfig(window=2, transformer=TransformerConfig(16, 1, 2)),
         heads=HeadsConfig(hidden=8),

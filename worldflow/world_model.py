@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -124,8 +126,7 @@ class WorldModel(nn.Module):
         for t in range(frames.shape[1]):
             flow, _ = self.flow.observe(flow, noisy[:, t], condition[:, t])
             score, _, cache = self.denoiser.step(noisy[:, t], condition[:, t], cache)
-        shown = self.codec.decode_frames(tweedie(noisy[:, -1], score, self.config.sigma))
-        return WorldState(flow, cache, shown)
+        return WorldState(flow, cache, tweedie(noisy[:, -1], score, self.config.sigma))
 
     @torch.inference_mode()
     def step(
@@ -150,7 +151,7 @@ class WorldModel(nn.Module):
         Raises:
             DataError: as many actions as rows of the state are needed, of the world's shape.
         """
-        batch = len(state.frame)
+        batch = len(state)
         if tuple(action.shape) != (batch, *self.action_spec.shape):
             raise DataError(
                 f"action has shape {tuple(action.shape)}, this state needs "
@@ -159,28 +160,48 @@ class WorldModel(nn.Module):
         condition = self.conditioning.embed(action)
         like = state.flow.hidden
         z = temperature * normal(generator, batch, like.shape[1:], like=like)
-        noisy, passes = self.flow.sample(state.flow, z, condition)
-        # Scoring the sample instead of trusting z makes its likelihood and the cache exact,
-        # whatever the sampler's tolerance.
-        flow, scored = self.flow.observe(state.flow, noisy, condition)
-        score, features, cache = self.denoiser.step(noisy, condition, state.denoiser)
-        latents = tweedie(noisy, score, self.config.sigma)
+        flow, scored, sample = self.flow.step(state.flow, z, condition)
+        score, features, cache = self.denoiser.step(sample.noisy, condition, state.denoiser)
+        latents = tweedie(sample.noisy, score, self.config.sigma)
         reward = terminated = None
         if self.reward_head is not None:
             reward = self.reward_head.mean(self.reward_head(features))
         if self.termination_head is not None:
             probability = self.termination_head.probability(self.termination_head(features))
             terminated = uniform(generator, batch, like=probability) < probability
-        frame = self.codec.decode_frames(latents)
         prediction = Prediction(
             **vars(self._scores(scored.log_prob, scored.log_scale)),
-            frame=frame,
             latents=latents,
+            decode=self.decode,
             reward=reward,
             terminated=terminated,
-            jacobi_iterations=passes,
+            jacobi_iterations=sample.passes,
+            sequential_fallbacks=sample.fallbacks,
         )
-        return WorldState(flow, cache, frame), prediction
+        return WorldState(flow, cache, latents), prediction
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Denoised latents (..., N, C), of a state or a prediction, as frames (..., H, W, 3) uint8."""
+        return self.codec.decode_frames(latents)
+
+    def fork(self, state: WorldState, rows: Sequence[int] | None = None) -> WorldState:
+        """Branch dreams: a state whose row i goes on from row `rows[i]` of `state`.
+
+        A planner tries the same row under many actions, drops rows and orders them anew. `state`
+        itself is kept by keeping it: no step changes it.
+
+        Args:
+            state: of B dreams.
+            rows: which of them, in any order, any number of times; None: each once.
+
+        Raises:
+            DataError: a row that the state does not have.
+        """
+        index = torch.arange(len(state)) if rows is None else torch.as_tensor(rows)
+        if not index.numel() or int(index.min()) < 0 or int(index.max()) >= len(state):
+            raise DataError(f"rows {index.tolist()} are not in 0..{len(state) - 1}, or none")
+        return state.rows(index.to(state.latents.device))
 
     @torch.no_grad()
     def score(self, frames: Tensor, actions: Tensor, generator: Generators | None = None) -> Scores:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,17 +15,27 @@ from worldflow.flow.flow import FlowState
 
 @dataclass(frozen=True)
 class WorldState:
-    """The past of B dreams; immutable, so that an old state can be stepped again.
+    """The past of B dreams. No step changes it, so it can be kept, stepped again and branched.
 
     Attributes:
         flow: what the flow remembers.
         denoiser: what the denoiser remembers.
-        frame: the last frame as shown, (B, H, W, 3) uint8.
+        latents: the last frame, denoised, (B, N, C); `WorldModel.decode` shows it.
     """
 
     flow: FlowState
     denoiser: WindowCache
-    frame: Tensor
+    latents: Tensor
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.latents)
+
+    def rows(self, index: Tensor) -> WorldState:
+        """The rows `index` (B',) int64, in that order and as often as they are named."""
+        return WorldState(
+            self.flow.rows(index), self.denoiser.rows(index), self.latents.index_select(0, index)
+        )
 
     @staticmethod
     def where(rows: Tensor, a: WorldState, b: WorldState) -> WorldState:
@@ -31,7 +43,7 @@ class WorldState:
         return WorldState(
             FlowState.where(rows, a.flow, b.flow),
             WindowCache.where(rows, a.denoiser, b.denoiser),
-            torch.where(rows[:, None, None, None], a.frame, b.frame),
+            torch.where(rows[:, None, None], a.latents, b.latents),
         )
 
 
@@ -58,15 +70,23 @@ class Prediction(Scores):
     """One dreamed frame of each row.
 
     Attributes:
-        frame: (B, H, W, 3) uint8.
         latents: denoised, (B, N, C).
+        decode: from latents to frames, see `frame`.
         reward: (B,), or None for a world without a reward head.
         terminated: (B,) bool, or None for a world without a termination head.
         jacobi_iterations: passes of each block, the global one first, (B, blocks) int64.
+        sequential_fallbacks: blocks whose iterates were not finite, so that they were inverted one
+            token after another, (B,) int64.
     """
 
-    frame: Tensor
     latents: Tensor
+    decode: Callable[[Tensor], Tensor]
     reward: Tensor | None
     terminated: Tensor | None
     jacobi_iterations: Tensor
+    sequential_fallbacks: Tensor
+
+    @cached_property
+    def frame(self) -> Tensor:
+        """(B, H, W, 3) uint8. Made when it is first asked for: pixels cost as much as the flow."""
+        return self.decode(self.latents)

@@ -20,6 +20,19 @@ def test_all_clips_by_hand() -> None:
         sampler.starts(np.array([5]))
 
 
+def test_with_clips_over_the_end_every_frame_is_drawn_alike() -> None:
+    """How often each frame is shown after the first of a clip: the last one like any other."""
+    lengths = [9, 3, 4, 5]
+    sampler = ClipSampler(lengths, range(4), clip=4, over_end=True)
+    episodes, starts = sampler.starts(np.arange(len(sampler)))
+    shown = [np.zeros(n, dtype=int) for n in lengths]
+    for episode, start in zip(episodes, starts, strict=True):
+        shown[episode][start + 1 : start + 4] += 1
+    assert shown[0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3, 3]
+    assert shown[1].tolist() == [0, 3, 3] and shown[2].tolist() == [0, 3, 3, 3]
+    assert shown[3].tolist() == [0, 1, 2, 3, 3]
+
+
 def test_loaded_clips_by_hand() -> None:
     arrays = [np.arange(1, 6), np.arange(11, 13)]
     batch, valid = load_clips(arrays, [(0, 2), (1, 0), (0, 3)], clip=3)

@@ -17,7 +17,7 @@ from worldflow.world_model import WorldModel
 
 MakeWorld = Callable[..., WorldModel]
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
-KEYS = (*SCORES, "jacobi_iterations")
+KEYS = (*SCORES, "jacobi_iterations", "sequential_fallbacks")
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -1,4 +1,4 @@
-"""Clips cut from episodes: sampled uniformly, never across an episode's border."""
+"""Clips cut from episodes: sampled uniformly, never with frames of two episodes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ from worldflow.errors import DataError
 class ClipSampler:
     """All clips of a fixed length in the given episodes, numbered and sampled uniformly.
 
-    An episode shorter than the clip counts as one clip that starts at 0 and is padded at its end
-    by `load_clips`.
+    An episode shorter than the clip has its clip start at 0 and padded at its end by `load_clips`.
 
     Args:
         lengths: frames in each episode of the dataset.
         episodes: indices of the episodes to cut from (for example the training split).
         clip: frames in a clip.
+        over_end: whether a clip may reach beyond its episode, and is padded there. Else the last
+            frame is in one clip and one in the middle in `clip` of them, so that a model would
+            learn the ends of episodes too rarely. With it every frame but the first `clip` is the
+            second or a later frame of `clip - 1` clips, and so are all frames of short episodes.
 
     Raises:
         DataError: no episodes, an index without an episode, or a clip shorter than one frame.
     """
 
     def __init__(
-        self, lengths: Sequence[int] | np.ndarray, episodes: Sequence[int] | np.ndarray, clip: int
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        episodes: Sequence[int] | np.ndarray,
+        clip: int,
+        over_end: bool = False,
     ) -> None:
         if clip < 1:
             raise DataError(f"a clip needs one frame or more, got {clip}")
@@ -35,7 +42,11 @@ class ClipSampler:
         self.episodes = np.asarray(episodes, dtype=np.int64)
         if self.episodes.min() < 0 or self.episodes.max() >= len(lengths):
             raise DataError(f"episode indices must lie in 0..{len(lengths) - 1}")
-        counts = np.maximum(np.asarray(lengths, dtype=np.int64)[self.episodes] - clip + 1, 1)
+        frames = np.asarray(lengths, dtype=np.int64)[self.episodes]
+        starts = frames - (1 if over_end else clip - 1)
+        # a short episode's only clip counts as often as a long one's frames are shown
+        counts = np.maximum(starts, max(clip - 1, 1) if over_end else 1)
+        self._lasts = np.where(frames > clip, counts, 1) - 1
         self._ends = np.cumsum(counts)
         self._begins = self._ends - counts
 
@@ -53,7 +64,7 @@ class ClipSampler:
         if positions.size and not (positions.min() >= 0 and positions.max() < len(self)):
             raise IndexError(f"clip positions must lie in 0..{len(self) - 1}")
         rows = np.searchsorted(self._ends, positions, side="right")
-        return self.episodes[rows], positions - self._begins[rows]
+        return self.episodes[rows], np.minimum(positions - self._begins[rows], self._lasts[rows])
 
     def sample(self, batch: int, generator: np.random.Generator) -> list[tuple[int, int]]:
         """`batch` clips drawn with replacement, each as (episode, first frame)."""

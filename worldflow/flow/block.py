@@ -6,9 +6,13 @@ order. Its forward direction is one pass; its inverse is the sampler's business.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, AffineHead
 from worldflow.flow.attention import TransformerLayer, attention_bias
 from worldflow.flow.cache import WindowCache
@@ -66,14 +70,72 @@ class LocalBlock(nn.Module):
         return Affine(mu.flip(1), log_scale.flip(1)) if self.flip else Affine(mu, log_scale)
 
 
+@dataclass
+class GlobalConfig(TransformerConfig):
+    """Size of the global block.
+
+    Attributes:
+        causal_layers: how many of the layers, the last ones, see the earlier tokens of the frame
+            that is being made. All other layers see past frames only, so that a step runs them
+            once, while the sampler iterates over these. 0 makes the frame's tokens independent
+            given the past ("frame-parallel"): the local blocks alone tie them together.
+    """
+
+    causal_layers: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.causal_layers <= self.depth:
+            raise ConfigError(
+                f"global_block.causal_layers is {self.causal_layers}; it must be in "
+                f"0..{self.depth}, the block's depth"
+            )
+
+
+class GlobalCaches(NamedTuple):
+    """Keys and values of the layers that see the past only, and of the causal ones."""
+
+    past: WindowCache
+    within: WindowCache
+
+    def clone(self) -> GlobalCaches:
+        """A copy that shares no memory."""
+        return GlobalCaches(self.past.clone(), self.within.clone())
+
+    def advanced(self) -> GlobalCaches:
+        """The same memory, one frame later."""
+        return GlobalCaches(self.past.advanced(), self.within.advanced())
+
+    def rows(self, index: Tensor) -> GlobalCaches:
+        """The rows `index` (B',)."""
+        return GlobalCaches(self.past.rows(index), self.within.rows(index))
+
+    @staticmethod
+    def where(rows: Tensor, a: GlobalCaches, b: GlobalCaches) -> GlobalCaches:
+        """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
+        return GlobalCaches(
+            WindowCache.where(rows, a.past, b.past), WindowCache.where(rows, a.within, b.within)
+        )
+
+
+@dataclass
+class FrameContext:
+    """What is known of a frame before it is made: features (B, N, width) of its past and action."""
+
+    features: Tensor
+    within: StepContext
+
+
 class GlobalBlock(nn.Module):
     """Autoregressive over tokens in (time, token) order, conditioned on the actions.
 
-    The parameters of token i of frame t see: tokens before i of the same frame, through the input;
-    token i of frame t - 1, through the input; and all tokens of the window, through attention.
+    Layers that see all past frames give features of what is to come; the causal layers add the
+    tokens of the frame itself that came before:
+
+        h_t = past(u_<t, a_<=t)        (mu, scale)_(t, i) = head(within(h_<=t, u_<t, u_(t, <i)))
 
     Args:
-        config: size of its transformer.
+        config: its size.
         tokens: N.
         channels: C.
         window: W, frames that attention spans.
@@ -81,32 +143,50 @@ class GlobalBlock(nn.Module):
     """
 
     def __init__(
-        self, config: TransformerConfig, tokens: int, channels: int, window: int, condition: int
+        self, config: GlobalConfig, tokens: int, channels: int, window: int, condition: int
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(channels, config.width)
+        self.config, self.tokens = config, tokens
+        size = {"width": config.width, "heads": config.heads}
+        past = TransformerConfig(depth=config.depth - config.causal_layers, **size)
+        within = TransformerConfig(depth=config.causal_layers, **size)
         self.embed_previous = nn.Linear(channels, config.width)
-        self.transformer = VideoTransformer(config, tokens, window, condition, causal=True)
+        self.past = VideoTransformer(past, tokens, window, condition, causal=False)
+        self.embed = nn.Linear(channels, config.width)
+        self.within = VideoTransformer(within, tokens, window, condition, causal=True)
         self.head = AffineHead(config.width, channels)
 
     @property
     def order(self) -> list[int]:
-        """The order in which the tokens of a frame depend on each other."""
-        return list(range(self.transformer.tokens))
-
-    def _inputs(self, hidden: Tensor, previous: Tensor) -> Tensor:
-        return self.embed(shift_tokens(hidden)) + self.embed_previous(previous)
+        """The order in which the tokens of a frame depend on each other; empty if they do not."""
+        return list(range(self.tokens)) if self.config.causal_layers else []
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Affine:
         """Parameters for whole clips: hidden (B, T, N, C), condition (B, T, D)."""
         previous = torch.cat((torch.zeros_like(hidden[:, :1]), hidden[:, :-1]), dim=1)
-        features = self.transformer(self._inputs(hidden, previous), condition)
+        features = self.past(self.embed_previous(previous), condition)
+        if self.order:
+            features = self.within(features + self.embed(shift_tokens(hidden)), condition)
         return self.head(features)
 
-    def begin_step(self, condition: Tensor, cache: WindowCache) -> StepContext:
-        """Prepare the passes over one frame, see `VideoTransformer.begin_step`."""
-        return self.transformer.begin_step(condition, cache)
+    def empty_caches(self, batch: int) -> GlobalCaches:
+        """The caches before the first frame."""
+        return GlobalCaches(self.past.empty_cache(batch), self.within.empty_cache(batch))
 
-    def step(self, hidden: Tensor, previous: Tensor, context: StepContext) -> Affine:
-        """Parameters for the current frame: hidden, previous frame (B, N, C)."""
-        return self.head(self.transformer.step(self._inputs(hidden, previous), context))
+    def begin_frame(
+        self, previous: Tensor, condition: Tensor, caches: GlobalCaches
+    ) -> FrameContext:
+        """The layers that run once a frame: previous frame (B, N, C), its condition (B, D).
+
+        This and the passes of `step` write the frame's keys and values into `caches`.
+        """
+        context = self.past.begin_step(condition, caches.past)
+        features = self.past.step(self.embed_previous(previous), context)
+        return FrameContext(features, self.within.begin_step(condition, caches.within))
+
+    def step(self, hidden: Tensor, context: FrameContext) -> Affine:
+        """One pass over the current frame, hidden (B, N, C)."""
+        if not self.order:
+            return self.head(context.features)
+        features = context.features + self.embed(shift_tokens(hidden))
+        return self.head(self.within.step(features, context.within))

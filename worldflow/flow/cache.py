@@ -100,6 +100,14 @@ class WindowCache:
         """The same memory, one frame later."""
         return WindowCache(self.keys, self.values, self.time + 1)
 
+    def rows(self, index: Tensor) -> WindowCache:
+        """The rows `index` (B',), in memory of their own."""
+        return WindowCache(
+            self.keys.index_select(1, index),
+            self.values.index_select(1, index),
+            self.time.index_select(0, index),
+        )
+
     @staticmethod
     def where(rows: Tensor, a: WindowCache, b: WindowCache) -> WindowCache:
         """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""

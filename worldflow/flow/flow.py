@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, standard_normal_log_prob
-from worldflow.flow.block import GlobalBlock, LocalBlock
-from worldflow.flow.cache import WindowCache
+from worldflow.flow.block import FrameContext, GlobalBlock, GlobalCaches, GlobalConfig, LocalBlock
 from worldflow.flow.sampler import SamplerConfig, invert
 from worldflow.flow.transformer import TransformerConfig
 
@@ -33,7 +32,7 @@ class FlowConfig:
     window: int = 8
     local_blocks: int = 2
     local: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 2, 4))
-    global_block: TransformerConfig = field(default_factory=lambda: TransformerConfig(192, 6, 6))
+    global_block: GlobalConfig = field(default_factory=lambda: GlobalConfig(192, 6, 6))
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
@@ -59,27 +58,53 @@ class FlowOutput(NamedTuple):
     log_scale: Tensor
 
 
+class FlowSample(NamedTuple):
+    """A sampled frame.
+
+    Attributes:
+        noisy: y~ (B, N, C).
+        passes: of each block, the global one first: (B, blocks) int64.
+        fallbacks: in how many blocks a row was inverted sequentially, as its iterates were not
+            finite: (B,) int64.
+    """
+
+    noisy: Tensor
+    passes: Tensor
+    fallbacks: Tensor
+
+
 @dataclass
 class FlowState:
     """The past of each row.
 
     Attributes:
-        cache: keys and values of the global block.
+        caches: keys and values of the global block.
         hidden: u of the last frame, (B, N, C); zeros before the first frame.
         affines: the maps of the last frame, of the local blocks and then of the global one; the
             identity before the first frame. From them the sampler starts.
     """
 
-    cache: WindowCache
+    caches: GlobalCaches
     hidden: Tensor
     affines: tuple[Affine, ...]
+
+    def rows(self, index: Tensor) -> FlowState:
+        """The rows `index` (B',)."""
+        return FlowState(
+            self.caches.rows(index),
+            self.hidden.index_select(0, index),
+            tuple(
+                Affine(affine.mu.index_select(0, index), affine.log_scale.index_select(0, index))
+                for affine in self.affines
+            ),
+        )
 
     @staticmethod
     def where(rows: Tensor, a: FlowState, b: FlowState) -> FlowState:
         """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
         mask = rows[:, None, None]
         return FlowState(
-            WindowCache.where(rows, a.cache, b.cache),
+            GlobalCaches.where(rows, a.caches, b.caches),
             torch.where(mask, a.hidden, b.hidden),
             tuple(
                 Affine(torch.where(mask, x.mu, y.mu), torch.where(mask, x.log_scale, y.log_scale))
@@ -102,7 +127,8 @@ class Flow(nn.Module):
         super().__init__()
         self.config, self.tokens, self.channels = config, tokens, channels
         self.local_blocks = nn.ModuleList(
-            LocalBlock(config.local, tokens, channels, flip=index % 2 == 1)
+            # orders alternate up to the global block, whose order is the natural one
+            LocalBlock(config.local, tokens, channels, flip=(config.local_blocks - index) % 2 == 1)
             for index in range(config.local_blocks)
         )
         self.global_block = GlobalBlock(
@@ -123,62 +149,66 @@ class Flow(nn.Module):
 
     def empty_state(self, batch: int) -> FlowState:
         """The state before the first frame."""
-        cache = self.global_block.transformer.empty_cache(batch)
-        zeros = cache.keys.new_zeros(batch, self.tokens, self.channels)
-        return FlowState(cache, zeros, (Affine(zeros, zeros),) * (len(self.local_blocks) + 1))
+        caches = self.global_block.empty_caches(batch)
+        zeros = caches.past.keys.new_zeros(batch, self.tokens, self.channels)
+        return FlowState(caches, zeros, (Affine(zeros, zeros),) * (len(self.local_blocks) + 1))
 
     def observe(
         self, state: FlowState, noisy: Tensor, condition: Tensor
     ) -> tuple[FlowState, FlowOutput]:
         """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame."""
-        hidden, affines = self._local(noisy)
-        cache = state.cache.clone()
-        context = self.global_block.begin_step(condition, cache)
-        affine = self.global_block.step(hidden, state.hidden, context)
-        noise = affine.to_noise(hidden)
-        affines = (*affines, affine)
-        log_scale = _log_scale(affines)
-        log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        state = FlowState(cache.advanced(), hidden, affines)
-        return state, FlowOutput(noise, log_prob, log_scale)
+        caches = state.caches.clone()
+        context = self.global_block.begin_frame(state.hidden, condition, caches)
+        return self._append(noisy, context, caches)
 
-    def sample(
+    def step(
         self,
         state: FlowState,
         noise: Tensor,
         condition: Tensor,
         sampler: SamplerConfig | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The next frame: inverts the global block, then the local ones.
+    ) -> tuple[FlowState, FlowOutput, FlowSample]:
+        """Sample the next frame and append it.
 
-        Each inversion starts from the last frame's affine map, applied to the new noise: what one
-        pass over the last frame would give, without that pass.
+        The blocks are inverted one after another, the global one first. Each inversion starts from
+        the last frame's affine map, applied to the new noise: what one pass over the last frame
+        would give, without that pass. The sample is then scored like any other frame, so that its
+        likelihood and the cache are exact whatever the sampler's tolerance.
 
         Args:
             state: the past; not changed.
             noise: z (B, N, C), already scaled by the temperature.
             condition: (B, D).
             sampler: how to invert; the config's by default.
-
-        Returns:
-            y~ (B, N, C), and the passes of each block, global block first: (B, blocks) int64.
         """
         sampler = sampler or self.config.sampler
-        context = self.global_block.begin_step(condition, state.cache.clone())
-        x, count = invert(
-            lambda x: self.global_block.step(x, state.hidden, context),
-            noise,
-            state.affines[-1].to_data(noise),
-            self.global_block.order,
-            sampler,
-        )
-        passes = [count]
-        for index in reversed(range(len(self.local_blocks))):
-            block = self.local_blocks[index]
-            assert isinstance(block, LocalBlock)
-            x, count = invert(block, x, state.affines[index].to_data(x), block.order, sampler)
+        caches = state.caches.clone()
+        context = self.global_block.begin_frame(state.hidden, condition, caches)
+        blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [
+            (block, block.order) for block in self._local_blocks()
+        ]
+        blocks.append((lambda x: self.global_block.step(x, context), self.global_block.order))
+        x, passes, fallbacks = noise, [], []
+        for (block, order), affine in zip(reversed(blocks), reversed(state.affines), strict=True):
+            x, count, fallback = invert(block, x, affine.to_data(x), order, sampler)
             passes.append(count)
-        return x, torch.stack(passes, dim=1)
+            fallbacks.append(fallback)
+        sample = FlowSample(x, torch.stack(passes, dim=1), torch.stack(fallbacks, dim=1).sum(1))
+        return *self._append(x, context, caches), sample
+
+    def _append(
+        self, noisy: Tensor, context: FrameContext, caches: GlobalCaches
+    ) -> tuple[FlowState, FlowOutput]:
+        hidden, affines = self._local(noisy)
+        affine = self.global_block.step(hidden, context)
+        noise = affine.to_noise(hidden)
+        affines = (*affines, affine)
+        log_scale = _log_scale(affines)
+        log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
+        return FlowState(caches.advanced(), hidden, affines), FlowOutput(noise, log_prob, log_scale)
+
+    def _local_blocks(self) -> list[LocalBlock]:
+        return [block for block in self.local_blocks if isinstance(block, LocalBlock)]
 
     def _local(self, frames: Tensor) -> tuple[Tensor, tuple[Affine, ...]]:
         """frames (B, N, C) through the local blocks: u, and the map of each block."""

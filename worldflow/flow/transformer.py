@@ -19,7 +19,7 @@ class TransformerConfig:
 
     Attributes:
         width: features of a token.
-        depth: number of layers.
+        depth: number of layers; 0 leaves the embeddings alone.
         heads: attention heads; width / heads must be even.
     """
 
@@ -28,10 +28,11 @@ class TransformerConfig:
     heads: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads) < 1 or self.width % (2 * self.heads):
+        positive = min(self.width, self.heads) >= 1 and self.depth >= 0
+        if not positive or self.width % (2 * self.heads):
             raise ConfigError(
                 f"a transformer of width={self.width}, depth={self.depth}, heads={self.heads} "
-                "cannot be: all must be positive, and width a multiple of 2 * heads"
+                "cannot be: none may be negative, width must be a multiple of 2 * heads"
             )
 
 

@@ -106,8 +106,8 @@ class FlowStage:
     ) -> None:
         self.world, self.config, self.episodes, self.seed = world, config, episodes, seed
         self.dataset = dataset
-        self.train = ClipSampler(dataset.lengths, train, config.clip)
-        self.held_out = ClipSampler(dataset.lengths, held_out, config.clip)
+        self.train = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
+        self.held_out = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
@@ -200,10 +200,10 @@ class FlowStage:
         real = torch.from_numpy(np.stack(frames))
         generator = torch.Generator().manual_seed(self.seed)
         state = world.initial_state(real[:, :context], actions[:, :context], generator)
-        dreamed = [*real[:, : context - 1].unbind(1), state.frame]
+        dreamed = [*real[:, : context - 1].unbind(1), world.decode(state.latents)]
         for t in range(context, clip):
             state, _ = world.step(state, actions[:, t], generator)
-            dreamed.append(state.frame)
+            dreamed.append(world.decode(state.latents))
         rows = torch.stack((real, world.reconstruct(real), torch.stack(dreamed, dim=1)), dim=1)
         return rearrange(rows, "b row t h w c -> (b row h) (t w) c").numpy()
 
