@@ -27,7 +27,7 @@ lint: $(VENV)/.dev types  ## ruff and mypy
 	MYPYPATH=.typecheck $(BIN)/mypy -p worldflow
 
 bench: $(VENV)/.demo  ## steps per second of a world: make bench ARGS="world=runs/demo/world"
-	$(BIN)/python benchmarks/step.py $(if $(ARGS),$(ARGS),world=catch)
+	$(BIN)/python benchmarks/step.py $(if $(ARGS),$(ARGS),world=catch long_steps=0)
 
 # mypy knows no package-dir mapping: this farm of links shows it the installed layout.
 types:

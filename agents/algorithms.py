@@ -11,6 +11,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from worldflow.envs.spaces import OBSERVATIONS
 from worldflow.errors import ConfigError
 
 # Whose saved agents can act, however they were trained.
@@ -33,7 +34,7 @@ class PPOConfig:
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss.
         max_grad_norm: clip of the gradient's norm.
-        features_dim: width of the image encoder's output.
+        features_dim: width of the image encoder's output; on latents, of both hidden layers.
     """
 
     learning_rate: float = 1e-3
@@ -55,25 +56,28 @@ class AgentConfig:
     """An agent: algorithm and what it sees.
 
     Attributes:
-        algorithm: "ppo", with Stable-Baselines3's `CnnPolicy`.
+        algorithm: "ppo".
+        observation: what it sees of a world: "frames", with Stable-Baselines3's `CnnPolicy`, or
+            "latents", with its `MlpPolicy` and without running the codec's decoder.
         num_envs: imagined episodes advanced together.
         frame_stack: frames that the agent sees at once; 1 where one frame tells all.
         hyperparameters: the algorithm's own settings.
 
     Raises:
-        ConfigError: the algorithm is unknown, or a rollout does not split into minibatches.
+        ConfigError: algorithm or observation is unknown, or a rollout does not split into
+            minibatches.
     """
 
     algorithm: str = "ppo"
+    observation: str = "frames"
     num_envs: int = 16
     frame_stack: int = 1
     hyperparameters: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise ConfigError(
-                f"agent.algorithm is {self.algorithm!r}; use one of {', '.join(ALGORITHMS)}"
-            )
+        for name, known in (("algorithm", ALGORITHMS), ("observation", OBSERVATIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"agent.{name} is {value!r}; use one of {', '.join(known)}")
         for name in ("num_envs", "frame_stack"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be at least 1")
@@ -112,8 +116,15 @@ def _ppo(config: PPOConfig) -> dict[str, Any]:
         "ent_coef": config.ent_coef,
         "vf_coef": config.vf_coef,
         "max_grad_norm": config.max_grad_norm,
-        "policy_kwargs": {"features_extractor_kwargs": {"features_dim": config.features_dim}},
     }
+
+
+def _policy(observation: str, width: int) -> dict[str, Any]:
+    """The network that fits what is seen, as arguments of an algorithm's constructor."""
+    if observation == "frames":
+        extractor = {"features_extractor_kwargs": {"features_dim": width}}
+        return {"policy": "CnnPolicy", "policy_kwargs": extractor}
+    return {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [width, width]}}
 
 
 @dataclass(frozen=True)
@@ -138,10 +149,10 @@ def build(
     """A new learner on `venv`, seeded, logging to the folder `tensorboard` if given."""
     algorithm = ALGORITHMS[config.algorithm]
     return algorithm.learner(
-        policy="CnnPolicy",
         env=venv,
         tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=seed,
         device=device,
+        **_policy(config.observation, config.hyperparameters.features_dim),
         **algorithm.arguments(config.hyperparameters),
     )

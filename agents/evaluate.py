@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
 from omegaconf import MISSING
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -18,15 +16,14 @@ from worldflow.agents.play import (
     Eyes,
     Policy,
     RandomPolicy,
-    RealBatch,
     play_episodes,
 )
+from worldflow.agents.reality import codec_eyes, make_real
 from worldflow.agents.saved import AgentCard, check_dream, load_agent, world_digest
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
 from worldflow.envs.imagination import Imagination
-from worldflow.envs.sources import SourceConfig, make_source
-from worldflow.envs.spaces import action_space, action_spec
+from worldflow.envs.spaces import action_space, observation_space
 from worldflow.errors import ConfigError
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
@@ -83,8 +80,8 @@ class EvaluateAgentConfig:
         deterministic: the agent takes its most probable action; otherwise it draws one.
         dream: play in the world.
         real: play in the environment from which the world was learned.
-        eyes: what the agent sees in reality: "raw" frames, or those that passed the world's
-            "codec", as all frames of its training did.
+        eyes: what an agent on frames sees in reality: "raw" ones, or those that passed the world's
+            "codec", as all frames of its training did. An agent on latents sees the raw frames'.
         out: where the report is written; `evaluation.json` in the agent's folder if null.
         progress: show progress bars.
     """
@@ -109,49 +106,34 @@ class EvaluateAgentConfig:
             raise ConfigError(f"eyes is {self.eyes!r}; use raw or codec")
 
 
-def codec_eyes(world: WorldModel) -> Eyes:
-    """Frames as the world's codec shows them."""
-    device = next(world.parameters()).device
+def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
+    """Refuse a world in which the agent was not trained, unless the user told so and it can play.
 
-    def see(frames: np.ndarray) -> np.ndarray:
-        return world.reconstruct(torch.from_numpy(frames).to(device)).cpu().numpy()
-
-    return see
-
-
-def make_real(world: WorldModel, num_envs: int) -> RealBatch:
-    """The real environments from which a world was learned.
-
-    Raises:
-        ConfigError: the world was learned from video alone, or its frames or actions differ from
-            the environment's.
+    Args:
+        card: the agent's.
+        agent: its folder.
+        told: the world that the user names; None for the agent's own.
     """
-    source = world.spec.source
-    if not source.get("env_id"):
-        raise ConfigError("this world was learned from no environment; set real=false")
-    envs = [make_source(SourceConfig(**source)) for _ in range(num_envs)]
-    shape, actions = envs[0].observation_space.shape, action_spec(envs[0].action_space)
-    if shape != tuple(world.frame_shape) or actions != world.action_spec:
+    path = card.world.path if told is None else told
+    if world_digest(path) == card.world_sha256:
+        return
+    if card.agent.observation == "latents":
         raise ConfigError(
-            f"{source['env_id']} has frames {shape} and actions {actions}, but the world "
-            f"{tuple(world.frame_shape)} and {world.action_spec}"
+            f"the agent {agent} sees latents, which mean something in the world of its training "
+            f"only, and {path} is another one or has changed since: train the agent again"
         )
-    return RealBatch(envs)
-
-
-def _check_world(card: AgentCard, agent: str) -> None:
-    """Refuse a world that has taken the place of the one that the agent was trained in."""
-    path = card.world.path
-    if world_digest(path) != card.world_sha256:
+    if told is None:
         raise ConfigError(
             f"the world {path} has changed since the agent {agent} was trained in it: train the "
             f"agent again, or say world={path} to play it in this world nevertheless"
         )
 
 
-def _check_fit(model: BaseAlgorithm, frame_stack: int, world: WorldModel) -> None:
-    height, width, channels = world.frame_shape
-    wanted = (channels * frame_stack, height, width)
+def _check_fit(model: BaseAlgorithm, card: AgentCard, world: WorldModel) -> None:
+    *grid, channels = observation_space(world, card.agent.observation).shape
+    wanted = (*grid, channels * card.agent.frame_stack)
+    if card.agent.observation == "frames":  # Stable-Baselines3 turns images
+        wanted = (wanted[2], *wanted[:2])
     if model.observation_space.shape != wanted or model.action_space != action_space(
         world.action_spec
     ):
@@ -165,8 +147,9 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     """Play the agent and a random policy on the same seeds, in the dream and in reality.
 
     Raises:
-        ConfigError: no such agent, nothing to play in, no real environment for this world, or the
-            agent's own world was replaced by another.
+        ConfigError: no such agent, nothing to play in, no real environment for this world, the
+            agent's own world was replaced by another, or an agent on latents shall play in another
+            world or see through `eyes`.
         WorldFormatError: the world cannot be loaded.
     """
     if not (config.dream or config.real):
@@ -174,9 +157,14 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     model, card = load_agent(config.agent.path)
     trained, wanted = card.world, config.world
     world = load_world(trained.path if wanted.path is None else wanted.path)
-    if wanted.path is None:
-        _check_world(card, config.agent.path)
-    _check_fit(model, card.agent.frame_stack, world)
+    _check_world(card, config.agent.path, wanted.path)
+    _check_fit(model, card, world)
+    observation = card.agent.observation
+    if config.eyes == "codec" and observation == "latents":
+        raise ConfigError(
+            f"eyes=codec shows decoded frames, but the agent {config.agent.path} sees latents, "
+            "which the codec makes of real frames anyway: set eyes=raw"
+        )
     # For an agent that draws its actions.
     set_random_seed(episode_seed(config.seed, config.episodes))
     policies: dict[str, Policy] = {
@@ -203,9 +191,9 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     if config.dream:
         horizon = trained.horizon if wanted.horizon is None else wanted.horizon
         heat = trained.temperature if wanted.temperature is None else wanted.temperature
-        play("dream", DreamBatch(Imagination(world, rows, horizon, heat)), None)
+        play("dream", DreamBatch(Imagination(world, rows, horizon, heat, observation)), None)
     if config.real:
-        real = make_real(world, rows)
+        real = make_real(world, rows, observation)
         play("real", real, codec_eyes(world) if config.eyes == "codec" else None)
         real.close()
     return summaries

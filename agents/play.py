@@ -27,7 +27,10 @@ from worldflow.envs.policies import FrameStack, draw_action
 from worldflow.errors import DataError
 
 Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
-"""Observations (B, H, W, 3 * frame_stack) uint8 and one generator a row, to actions (B, ...)."""
+"""Stacked observations and one generator a row, to actions (B, ...).
+
+Stacks are (B, H, W, 3 * frame_stack) uint8 of frames, (B, N, C * frame_stack) float32 of latents.
+"""
 
 Eyes = Callable[[np.ndarray], np.ndarray]
 """Frames (B, H, W, 3) uint8 to the frames that the policy sees, of the same shape."""
@@ -39,16 +42,19 @@ class Batch(Protocol):
     num_envs: int
 
     def reset(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
-        """Start episodes in the masked rows; returns all B frames (B, H, W, 3) uint8."""
+        """Start episodes in the masked rows; returns all B observations.
+
+        They are frames (B, H, W, 3) uint8 or latents (B, N, C) float32.
+        """
 
     def step(
         self, actions: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step the masked rows; returns all frames, rewards (B,) and ends of episodes (B,) bool."""
+        """Step the masked rows; returns all observations, rewards (B,) and ends (B,) bool."""
 
 
 class DreamBatch:
-    """Episodes inside a world."""
+    """Episodes inside a world; its observations are the imagination's."""
 
     def __init__(self, imagination: Imagination) -> None:
         self.num_envs = imagination.num_envs
@@ -56,40 +62,46 @@ class DreamBatch:
 
     def reset(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
         """See `Batch`."""
-        return self._imagination.reset(rows, seeds).frames
+        return self._imagination.reset(rows, seeds).observations
 
     def step(
         self, actions: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `Batch`."""
         moved = self._imagination.step(actions, skip=~rows)
-        return moved.frames, moved.rewards, moved.terminated | moved.truncated
+        return moved.observations, moved.rewards, moved.terminated | moved.truncated
 
 
 class RealBatch:
-    """Episodes of Gymnasium environments with frames of one shape.
+    """Episodes of Gymnasium environments with frames of one shape, or with their latents.
 
     Args:
         envs: one environment a row.
 
     Raises:
-        DataError: their observations are no (H, W, 3) uint8 frames.
+        DataError: their observations are neither (H, W, 3) uint8 frames nor (N, C) float32 latents,
+            see `worldflow.envs.latent_observation`.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
         space = envs[0].observation_space
         shape = space.shape or ()
-        if space.dtype != np.uint8 or len(shape) != 3 or shape[-1] != 3:
-            raise DataError(f"observations must be (H, W, 3) uint8 frames, got {space}")
+        frames = space.dtype == np.uint8 and len(shape) == 3 and shape[-1] == 3
+        latents = space.dtype == np.float32 and len(shape) == 2
+        if not (frames or latents):
+            raise DataError(
+                "observations must be (H, W, 3) uint8 frames, or (N, C) float32 latents by "
+                f"LatentObservation; got {space}"
+            )
         self.num_envs = len(envs)
         self._envs = list(envs)
-        self._frames = np.zeros((len(envs), *shape), dtype=np.uint8)
+        self._observations = np.zeros((len(envs), *shape), dtype=space.dtype)
 
     def reset(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
         """See `Batch`."""
         for row in np.flatnonzero(rows).tolist():
-            self._frames[row], _ = self._envs[row].reset(seed=seeds[row])
-        return self._frames.copy()
+            self._observations[row], _ = self._envs[row].reset(seed=seeds[row])
+        return self._observations.copy()
 
     def step(
         self, actions: np.ndarray, rows: np.ndarray
@@ -98,10 +110,10 @@ class RealBatch:
         rewards = np.zeros(self.num_envs)
         ended = np.zeros(self.num_envs, dtype=bool)
         for row in np.flatnonzero(rows).tolist():
-            frame, reward, terminated, truncated, _ = self._envs[row].step(actions[row])
-            self._frames[row], rewards[row] = frame, float(reward)
+            seen, reward, terminated, truncated, _ = self._envs[row].step(actions[row])
+            self._observations[row], rewards[row] = seen, float(reward)
             ended[row] = terminated or truncated
-        return self._frames.copy(), rewards, ended
+        return self._observations.copy(), rewards, ended
 
     def close(self) -> None:
         """Close the environments."""
@@ -159,7 +171,7 @@ def play_episodes(
         policy: who.
         episodes: N.
         seed: episode e resets its row with `episode_seed(seed, e)`.
-        frame_stack: frames that the policy sees at once.
+        frame_stack: frames, or latents of frames, that the policy sees at once.
         eyes: what happens to frames before the policy sees them; nothing if None.
         progress: label of a progress bar; none if None.
 
@@ -175,7 +187,7 @@ def play_episodes(
     stack = FrameStack(frame_stack)
     begun = 0
     moved = np.zeros(batch.num_envs, dtype=bool)
-    frames: np.ndarray | None = None
+    observations: np.ndarray | None = None
     with tqdm(total=episodes, desc=progress, disable=progress is None, unit="episode") as bar:
         while True:
             fresh = np.zeros(batch.num_envs, dtype=bool)
@@ -189,13 +201,13 @@ def play_episodes(
                     episode_seed(seed, int(episode)) if new else None
                     for episode, new in zip(playing, fresh, strict=True)
                 ]
-                frames = batch.reset(fresh, seeds)
+                observations = batch.reset(fresh, seeds)
             active = playing >= 0
-            if frames is None or not active.any():
+            if observations is None or not active.any():
                 return Played(returns, lengths)
-            seen = frames if eyes is None else eyes(frames)
+            seen = observations if eyes is None else eyes(observations)
             actions = policy(stack.push(seen, moved & ~fresh, fresh), generators)
-            frames, rewards, ended = batch.step(actions, active)
+            observations, rewards, ended = batch.step(actions, active)
             returns[playing[active]] += rewards[active]
             lengths[playing[active]] += 1
             moved = active

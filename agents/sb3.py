@@ -14,21 +14,21 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from worldflow.envs.imagination import Imagination, Transition
+from worldflow.envs.imagination import Imagination
 from worldflow.envs.spaces import action_space
-from worldflow.envs.star_flow_world import frame_space
+from worldflow.envs.transition import Transition
 
 
 class ImaginedVecEnv(VecEnv):
     """The rows of an `Imagination` as Stable-Baselines3 environments.
 
-    A row whose episode ended is reset in the same step. Its info then holds the last frame as
+    A row whose episode ended is reset in the same step. Its info then holds the last observation as
     `terminal_observation`, and `TimeLimit.truncated`, by which algorithms tell the horizon, where
     they bootstrap the value, from a true end. All infos hold the scores of the step's own frame,
     see `StarFlowWorldEnv`. `seed` and `set_options({"context": index})` act at the next `reset`.
 
     Args:
-        imagination: the rollouts; `num_envs` rows.
+        imagination: the rollouts; `num_envs` rows, and what is observed of them.
     """
 
     def __init__(self, imagination: Imagination) -> None:
@@ -36,11 +36,11 @@ class ImaginedVecEnv(VecEnv):
         self.render_mode = "rgb_array"
         self.imagination = imagination
         self._actions: np.ndarray | None = None
-        world = imagination.world
-        super().__init__(imagination.num_envs, frame_space(world), action_space(world.action_spec))
+        actions = action_space(imagination.world.action_spec)
+        super().__init__(imagination.num_envs, imagination.observation_space, actions)
 
     def reset(self) -> np.ndarray:
-        """Start an episode in every row; returns frames (B, H, W, 3) uint8."""
+        """Start an episode in every row; returns observations (B, ...)."""
         unknown = {key for options in self._options for key in options} - {"context"}
         if unknown:
             raise ValueError(f"unknown reset options {sorted(unknown)}; known is ['context']")
@@ -49,31 +49,31 @@ class ImaginedVecEnv(VecEnv):
         self.reset_infos = _infos(transition)
         self._reset_seeds()
         self._reset_options()
-        return transition.frames
+        return transition.observations
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions (B, ...) for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Imagine one frame; returns frames, rewards (B,) float32, dones (B,) bool, infos."""
+        """Imagine one frame; returns observations, rewards (B,) float32, dones (B,) bool, infos."""
         if self._actions is None:
             raise RuntimeError("call step_async before step_wait")
         last = self.imagination.step(self._actions)
         self._actions = None
         infos = _infos(last)
         dones = last.terminated | last.truncated
-        frames = last.frames
+        observations = last.observations
         for row, info in enumerate(infos):
             info["TimeLimit.truncated"] = bool(last.truncated[row])
         if dones.any():
             fresh = self.imagination.reset(dones)
             fresh_infos = _infos(fresh)
             for row in np.flatnonzero(dones).tolist():
-                infos[row]["terminal_observation"] = last.frames[row]
+                infos[row]["terminal_observation"] = last.observations[row]
                 self.reset_infos[row] = fresh_infos[row]
-            frames = fresh.frames
-        return frames, last.rewards.astype(np.float32), dones, infos
+            observations = fresh.observations
+        return observations, last.rewards.astype(np.float32), dones, infos
 
     def get_images(self) -> list[np.ndarray | None]:
         """The frames now shown, one a row."""

@@ -114,7 +114,13 @@ def train_agent(config: TrainAgentConfig) -> Path:
     card = AgentCard.of(config.world, config.agent, config.seed)
     checkpoint = _checkpoint(config, out, card)
     settings = card.world
-    dream = Imagination(world, config.agent.num_envs, settings.horizon, settings.temperature)
+    dream = Imagination(
+        world,
+        config.agent.num_envs,
+        settings.horizon,
+        settings.temperature,
+        config.agent.observation,
+    )
     venv = wrap(ImaginedVecEnv(dream), config.agent.frame_stack)
     if checkpoint is None:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,28 +1,27 @@
-"""Env steps per second of a world, whole steps as an agent sees them, on this machine.
+"""What a step of a world costs on this machine, as an agent sees it: tables in Markdown.
 
-    python benchmarks/step.py world=runs/takecover/world
-    python benchmarks/step.py world=catch rows=[1,16] steps=300
+    python benchmarks/step.py world=takecover
+    python benchmarks/step.py world=runs/takecover/world rows=[1,16] steps=300 out=step.json
+    python benchmarks/step.py world=catch memory_steps=100000
 
 Resets are not timed, nor are the first steps of the process, which are several times slower. Run it
-with nothing else on the machine; the frames per second are those of the median step.
+with nothing else on the machine. Ratios are medians over pairs timed right after each other.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import gymnasium as gym
-import numpy as np
-import torch
-from gymnasium.vector import AutoresetMode
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from dream import SHORTEST, long_dream, memory, require_memory
+from env_steps import measure_batch
+from omegaconf import MISSING
+from operations import count_operations
+from timing import check_out, machine, note, print_table, read_settings, write_figures
 
-from worldflow.errors import WorldflowError
+from worldflow.errors import ConfigError, WorldflowError
 from worldflow.storage import load_world
-from worldflow.world_model import WorldModel
 
 
 @dataclass
@@ -32,65 +31,94 @@ class StepBenchmark:
     Attributes:
         world: a world's name or folder.
         rows: sizes of the batches to time.
-        steps: timed steps of each.
+        steps: timed steps of each, by Jacobi.
+        paired_steps: timed rounds of each of Jacobi, the sequential sampler and the floor.
         warmup: steps before them.
+        long_steps: length of the dream whose end is timed; 0: none.
+        memory_steps: length of the dream whose memory is measured; 0: none.
         seed: of the episodes and of the actions.
+        out: JSON file for the same figures; none if empty.
     """
 
     world: str = MISSING
-    rows: list[int] = field(default_factory=lambda: [1, 16])
+    rows: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
     steps: int = 200
+    paired_steps: int = 40
     warmup: int = 20
+    long_steps: int = 10_000
+    memory_steps: int = 0
     seed: int = 0
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rows or min(*self.rows, self.steps, self.paired_steps) < 1:
+            raise ConfigError(
+                f"rows={self.rows}, steps={self.steps} and paired_steps={self.paired_steps} must "
+                "be positive"
+            )
+        if min(self.warmup, self.seed, self.memory_steps) < 0:
+            raise ConfigError("warmup, seed and memory_steps cannot be negative")
+        if self.long_steps and self.long_steps < SHORTEST:
+            raise ConfigError(f"long_steps={self.long_steps} must be 0, or {SHORTEST} or more")
 
 
-def time_steps(
-    world: WorldModel, rows: int, settings: StepBenchmark
-) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds of each env step (steps,), and mean passes of each block (blocks,)."""
-    env = gym.make_vec(
-        "StarFlowWorld-v0",
-        num_envs=rows,
-        world=world,
-        horizon=10**9,
-        autoreset_mode=AutoresetMode.DISABLED,
+def measure(settings: StepBenchmark) -> dict[str, Any]:
+    """Measure and print everything; returns the figures."""
+    world = load_world(settings.world)
+    figures: dict[str, Any] = {"machine": machine(), "settings": asdict(settings)}
+    print(f"{settings.world}: " + ", ".join(f"{k} {v}" for k, v in figures["machine"].items()))
+
+    batches = []
+    for rows in settings.rows:
+        note(f"timing batches of {rows} ...")
+        batches.append(
+            measure_batch(
+                world,
+                rows,
+                settings.steps,
+                settings.paired_steps,
+                settings.warmup,
+                settings.seed,
+            )
+        )
+    figures["env_steps"] = [row for batch in batches for row in batch.env_steps]
+    figures["speedup"] = [batch.speedup for batch in batches]
+    figures["parts"] = [batch.parts for batch in batches]
+    figures["floor"] = [batch.floor for batch in batches]
+    figures["operations"] = count_operations(world, settings.warmup, settings.seed)
+    print_table(
+        "Env steps; passes are of the global block, then of the local ones.", figures["env_steps"]
     )
-    env.reset(seed=settings.seed)
-    env.action_space.seed(settings.seed)
-    milliseconds, passes = [], []
-    for _ in range(settings.warmup + settings.steps):
-        actions = env.action_space.sample()
-        started = time.perf_counter()
-        _, _, terminated, _, info = env.step(actions)
-        milliseconds.append(1e3 * (time.perf_counter() - started))
-        passes.append(info["jacobi_iterations"].mean(axis=0))
-        if terminated.any():
-            env.reset(options={"reset_mask": terminated})
-    env.close()
-    return np.array(milliseconds[settings.warmup :]), np.mean(passes[settings.warmup :], axis=0)
+    print_table("Time of the sequential sampler over that of Jacobi.", figures["speedup"])
+    print_table("Where the time of a Jacobi step goes.", figures["parts"])
+    print_table("The floor (one pass of everything), and an env step over it.", figures["floor"])
+    print_table("Operations of a batch of 1.", figures["operations"])
+
+    if settings.long_steps:
+        note(f"dreaming {settings.long_steps} steps ...")
+        figures["long_dream"] = long_dream(world, settings.long_steps, settings.seed)
+        ratio = figures["long_dream"]["late_to_fresh"]
+        print_table(
+            f"One dream without reset; a late step takes {ratio:.3f} times one of a fresh dream.",
+            figures["long_dream"]["rows"],
+        )
+    if settings.memory_steps:
+        note(f"dreaming {settings.memory_steps} steps for the memory ...")
+        figures["memory"] = memory(world, settings.memory_steps, settings.seed)
+        print_table("Memory of the process in one dream without reset.", figures["memory"])
+    return figures
 
 
 def main() -> None:
-    """Read the settings, time, print a table in Markdown."""
+    """Read the settings, measure, print, write."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(StepBenchmark), OmegaConf.from_cli())
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        sys.exit(f"benchmarks/step.py: {str(error).splitlines()[0]}")
-    assert isinstance(settings, StepBenchmark)
-    try:
-        world = load_world(settings.world)
+        settings = read_settings(StepBenchmark)
+        check_out(settings.out)
+        if settings.memory_steps:
+            require_memory()
+        write_figures(settings.out, measure(settings))
     except WorldflowError as error:
         sys.exit(f"benchmarks/step.py: {error}")
-    print(f"{settings.world}: {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("| rows | frames/s | p50 ms | p95 ms | p99 ms | passes: global, local blocks |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for rows in settings.rows:
-        times, passes = time_steps(world, rows, settings)
-        p50, p95, p99 = np.percentile(times, [50, 95, 99])
-        blocks = ", ".join(f"{count:.1f}" for count in passes)
-        speed = rows * 1e3 / p50
-        print(f"| {rows} | {speed:.1f} | {p50:.1f} | {p95:.1f} | {p99:.1f} | {blocks} |")
 
 
 if __name__ == "__main__":

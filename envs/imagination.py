@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium.error
 import numpy as np
 import torch
 
+from worldflow.envs.spaces import observation_space
+from worldflow.envs.transition import Transition, no_scores
 from worldflow.errors import DataError
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Prediction, WorldState
-
-SCORES = ("log_likelihood", "bits_per_dim", "uncertainty", "novelty")
-
-
-@dataclass(frozen=True)
-class Transition:
-    """What one step returned, for all B rows; every array is the caller's own.
-
-    Attributes:
-        frames: (B, H, W, 3) uint8, the shown frames.
-        rewards: (B,) float64; 0 where nothing was stepped.
-        terminated: (B,) bool, the world says that the episode ended.
-        truncated: (B,) bool, the horizon was reached without termination.
-        scores: name to (B,) float64, and to int64 `jacobi_iterations` (B, blocks)
-            and `sequential_fallbacks` (B,).
-    """
-
-    frames: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    scores: dict[str, np.ndarray]
 
 
 class Imagination:
@@ -50,6 +29,10 @@ class Imagination:
         num_envs: B.
         horizon: steps after which an episode is truncated.
         temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
+        observation: "frames", or "latents", with which no step runs the codec's decoder.
+
+    Attributes:
+        observation_space: of one row.
 
     Raises:
         ValueError: an argument is out of range.
@@ -63,6 +46,7 @@ class Imagination:
         num_envs: int,
         horizon: int = 1000,
         temperature: float = 1.0,
+        observation: str = "frames",
     ) -> None:
         if num_envs < 1 or horizon < 1:
             raise ValueError(f"num_envs={num_envs} and horizon={horizon} must be at least 1")
@@ -70,6 +54,8 @@ class Imagination:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
         self.world = world if isinstance(world, WorldModel) else load_world(world)
         self.num_envs, self.horizon, self.temperature = num_envs, horizon, temperature
+        self.observation = observation
+        self.observation_space = observation_space(self.world, observation)
         self.world.require_heads()
         self._contexts = self.world.context
         self._device = next(self.world.parameters()).device
@@ -91,14 +77,12 @@ class Imagination:
 
     @property
     def frames(self) -> np.ndarray:
-        """The frames now shown, (B, H, W, 3) uint8, a copy.
+        """The frames now shown, (B, H, W, 3) uint8, decoded when they are asked for; a copy.
 
         Raises:
             ResetNeeded: nothing was reset yet.
         """
-        if self._state is None:
-            raise gymnasium.error.ResetNeeded("call reset before asking for a frame")
-        return _copy(self.world.decode(self._state.latents))
+        return _copy(self.world.decode(self._latents))
 
     @torch.no_grad()
     def reset(
@@ -115,7 +99,8 @@ class Imagination:
             contexts: B indices of starting contexts; a row with None draws one.
 
         Returns:
-            The frames after the reset; scores are NaN and iterations 0, since no frame was drawn.
+            The observations after the reset; scores are NaN and iterations 0, since no frame was
+            drawn.
 
         Raises:
             ValueError: a context index is out of range, or a list is not of length B.
@@ -156,7 +141,7 @@ class Imagination:
             skip: (B,) bool, rows that stay as they are and draw no random numbers.
 
         Returns:
-            The transition; in skipped rows the frame they already show, reward 0, NaN scores.
+            The transition; in skipped rows what they already show, reward 0, NaN scores.
 
         Raises:
             ResetNeeded: a row to be stepped has not been reset since its episode ended.
@@ -185,12 +170,22 @@ class Imagination:
         truncated = (self.elapsed >= self.horizon) & active & ~terminated
         self.needs_reset = self.needs_reset | terminated | truncated
         return Transition(
-            frames=self.frames,
+            observations=self._observe(),
             rewards=np.where(active, _copy(prediction.reward).astype(np.float64), 0.0),
             terminated=terminated,
             truncated=truncated,
             scores=self._scores(prediction, active),
         )
+
+    @property
+    def _latents(self) -> torch.Tensor:
+        """Of the frames now shown, denoised, (B, N, C)."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before asking for a frame")
+        return self._state.latents
+
+    def _observe(self) -> np.ndarray:
+        return self.frames if self.observation == "frames" else _copy(self._latents.float())
 
     def _seed(self, row: int, seed: int | None) -> torch.Generator:
         """The generator of a row, started anew when a seed is given or none was yet."""
@@ -233,18 +228,13 @@ class Imagination:
         """A transition in which no row moved."""
         none = np.zeros(self.num_envs, dtype=bool)
         rewards = np.zeros(self.num_envs)
-        return Transition(self.frames, rewards, none, none.copy(), self._no_scores())
+        scores = no_scores(self.num_envs, self._blocks)
+        return Transition(self._observe(), rewards, none, none.copy(), scores)
 
     def _scores(self, prediction: Prediction, active: np.ndarray) -> dict[str, np.ndarray]:
-        scores = self._no_scores()
+        scores = no_scores(self.num_envs, self._blocks)
         for name, values in scores.items():
             values[active] = _copy(getattr(prediction, name))[active]
-        return scores
-
-    def _no_scores(self) -> dict[str, np.ndarray]:
-        scores = {name: np.full(self.num_envs, np.nan) for name in SCORES}
-        scores["jacobi_iterations"] = np.zeros((self.num_envs, self._blocks), np.int64)
-        scores["sequential_fallbacks"] = np.zeros(self.num_envs, np.int64)
         return scores
 
 

@@ -85,27 +85,30 @@ class Policy(Protocol):
 
 
 class FrameStack:
-    """The last k frames of each row along the channels, the newest last, zeros before the first.
+    """The last k observations of each row along the channels, the newest last, zeros before them.
 
     The same as Stable-Baselines3's `VecFrameStack`, with which agents are trained, but rows can be
     left alone. The rule holds in the dream and in reality alike: also the first observation of a
-    dream, which has a past in its starting context, shows one frame and zeros.
+    dream, which has a past in its starting context, shows one frame (or its latents) and zeros.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._stacked: np.ndarray | None = None
 
-    def push(self, frames: np.ndarray, moved: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-        """Add frames (B, H, W, 3) to the rows that `moved` or are `fresh` (begin an episode).
+    def push(self, observations: np.ndarray, moved: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        """Add (B, ..., C) observations to rows that `moved` or are `fresh` (begin an episode).
 
         Returns:
-            (B, H, W, 3 * k) uint8, a copy.
+            (B, ..., C * k) of the same dtype, a copy.
         """
+        channels = observations.shape[-1]
         if self._stacked is None:
-            self._stacked = np.zeros((*frames.shape[:3], 3 * self._size), dtype=np.uint8)
-        pushed = np.concatenate([self._stacked[..., 3:], frames], axis=-1)
-        started = np.concatenate([np.zeros_like(self._stacked[..., 3:]), frames], axis=-1)
+            shape = (*observations.shape[:-1], channels * self._size)
+            self._stacked = np.zeros(shape, observations.dtype)
+        past = self._stacked[..., channels:]
+        pushed = np.concatenate([past, observations], axis=-1)
+        started = np.concatenate([np.zeros_like(past), observations], axis=-1)
         self._stacked[moved] = pushed[moved]
         self._stacked[fresh] = started[fresh]
         return self._stacked.copy()

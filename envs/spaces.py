@@ -1,8 +1,8 @@
-"""Between Gymnasium's action spaces and worldflow's `ActionSpec`."""
+"""Between Gymnasium's spaces and worldflow's: actions and observations."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +10,11 @@ from gymnasium import spaces
 
 from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError
+
+if TYPE_CHECKING:  # real environments use this module without torch
+    from worldflow.world_model import WorldModel
+
+OBSERVATIONS = ("frames", "latents")
 
 
 def action_spec(space: gym.Space[Any]) -> ActionSpec:
@@ -46,3 +51,20 @@ def action_space(spec: ActionSpec) -> spaces.Discrete | spaces.Box:
         low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
         return spaces.Box(low, high, dtype=np.float32)
     return spaces.Discrete(spec.n if spec.kind == "discrete" else 1)
+
+
+def observation_space(world: WorldModel, observation: str) -> spaces.Box:
+    """What one env observes of a world.
+
+    Args:
+        world: gives the sizes.
+        observation: "frames", (H, W, 3) uint8, or "latents", (N, C) float32 without limits.
+
+    Raises:
+        ValueError: another observation.
+    """
+    if observation not in OBSERVATIONS:
+        raise ValueError(f"observation must be one of {OBSERVATIONS}, got {observation!r}")
+    if observation == "frames":
+        return spaces.Box(0, 255, world.frame_shape, np.uint8)
+    return spaces.Box(-np.inf, np.inf, (world.tokens, world.channels), np.float32)

@@ -12,15 +12,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldflow.envs.imagination import Imagination, Transition
+from worldflow.envs.imagination import Imagination
 from worldflow.envs.rendering import Window, tile
 from worldflow.envs.spaces import action_space
-from worldflow.envs.star_flow_world import (
-    RENDER_MODES,
-    check_options,
-    check_render_mode,
-    frame_space,
-)
+from worldflow.envs.star_flow_world import RENDER_MODES, check_options, check_render_mode
+from worldflow.envs.transition import Transition
 from worldflow.world_model import WorldModel
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -39,11 +35,13 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         horizon: steps after which an episode is truncated.
         temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
         render_mode: None, "rgb_array" or "human" (all rows in one window).
+        observation: "frames" or "latents", as for the single env.
         max_episode_steps: Gymnasium's own time limit; the smaller of it and `horizon` counts.
         autoreset_mode: an `AutoresetMode` or its value. NEXT_STEP: the step after an episode's end
-            ignores the row's action and returns the reset frame with reward 0. SAME_STEP: the frame
-            after the reset is returned at once, the last one in `infos["final_obs"]` and its scores
-            in `infos["final_info"]`. DISABLED: the caller resets rows by `options["reset_mask"]`.
+            ignores the row's action and returns the reset observation with reward 0. SAME_STEP: the
+            observation after the reset is returned at once, the last one in `infos["final_obs"]`
+            and its scores in `infos["final_info"]`. DISABLED: the caller resets rows by
+            `options["reset_mask"]`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -63,13 +61,14 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         horizon: int = 1000,
         temperature: float = 1.0,
         render_mode: str | None = None,
+        observation: str = "frames",
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
         check_render_mode(render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         limit = horizon if max_episode_steps is None else min(horizon, max_episode_steps)
-        self.imagination = Imagination(world, num_envs, limit, temperature)
+        self.imagination = Imagination(world, num_envs, limit, temperature, observation)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.metadata = {
@@ -77,7 +76,7 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "render_fps": self.world.spec.fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = frame_space(self.world)
+        self.single_observation_space = self.imagination.observation_space
         self.single_action_space = action_space(self.world.action_spec)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -118,7 +117,7 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         contexts = [context] * self.num_envs if one_for_all else context
         transition = self.imagination.reset(rows, seeds, contexts)
         self._show()
-        return transition.frames, self._infos(transition, rows)
+        return transition.observations, self._infos(transition, rows)
 
     def step(self, actions: np.ndarray) -> Step:
         """Imagine the next frame of every row.
@@ -164,8 +163,8 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ended = self.imagination.needs_reset & self.imagination.started
         transition = self.imagination.step(actions, skip=ended)
         if ended.any():
-            frames = self.imagination.reset(ended).frames
-            transition = replace(transition, frames=frames)
+            fresh = self.imagination.reset(ended)
+            transition = replace(transition, observations=fresh.observations)
         return self._outcome(transition, self._infos(transition))
 
     def _same_step(self, actions: np.ndarray) -> Step:
@@ -178,11 +177,11 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             name: np.where(_over(ended, values), fresh.scores[name], values)
             for name, values in last.scores.items()
         }
-        transition = replace(last, frames=fresh.frames, scores=scores)
+        transition = replace(last, observations=fresh.observations, scores=scores)
         infos = self._infos(transition)
         final = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(ended).tolist():
-            final[row] = last.frames[row].copy()
+            final[row] = last.observations[row].copy()
         infos["final_obs"], infos["_final_obs"] = final, ended.copy()
         infos["final_info"], infos["_final_info"] = self._infos(last, ended), ended.copy()
         return self._outcome(transition, infos)
@@ -190,7 +189,7 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     @staticmethod
     def _outcome(transition: Transition, infos: dict[str, Any]) -> Step:
         return (
-            transition.frames,
+            transition.observations,
             transition.rewards,
             transition.terminated,
             transition.truncated,

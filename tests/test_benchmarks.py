@@ -1,35 +1,151 @@
-"""The benchmark commands run and say what is wrong; their figures are not tests."""
+"""The benchmark commands run and say what is wrong; how fast anything is, is not tested."""
 
 from __future__ import annotations
 
+import json
+import math
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY_TRAINING = (
+    "world.context=1",
+    "world.condition=8",
+    "world.codec={channels: 2, widths: [8, 8, 8, 8]}",
+    "world.flow.global_block={past: {width: 16, depth: 2, heads: 2}, within: {width: 8, depth: 1, heads: 2}}",
+    "world.flow.local={width: 8, depth: 1, heads: 2}",
+    "world.denoiser.transformer={width: 16, depth: 1, heads: 2}",
+    "training.codec.batch=4",
+    "training.flow={batch: 2, clip: 3}",
+)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks/step.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-def test_step_prints_a_row_for_each_batch(tmp_path: Path) -> None:
-    save_world(tiny_world(), tmp_path / "world", "card")
-    result = run(f"world={tmp_path / 'world'}", "rows=[1,3]", "steps=3", "warmup=1")
+def figures_of(script: str, out: Path, *arguments: str) -> tuple[dict[str, Any], list[str]]:
+    """Run a command with `out=`: its figures, and the headers of the tables that it prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, f"out={out}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
-    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines()[3:]]
-    assert [int(row[0]) for row in rows] == [1, 3]
-    assert all(float(cell) > 0 for row in rows for cell in row[1:5])
-    assert all(1 <= float(n) <= 16 for row in rows for n in row[5].split(","))
+    lines = result.stdout.splitlines()
+    assert "torch" in lines[0]
+    headers = [lines[i - 1] for i, line in enumerate(lines) if line.startswith("| ---")]
+    figures = json.loads(out.read_text())
+    assert all(math.isfinite(number) for number in _numbers(figures))
+    assert [path.name for path in out.parent.iterdir() if "partial" in path.name] == []
+    return figures, headers
 
 
-def test_step_names_bad_settings() -> None:
-    missing = run("world=atlantis")
-    assert missing.returncode == 1 and "no world 'atlantis'" in missing.stderr
-    unknown = run("wrold=x")
-    assert unknown.returncode == 1 and "wrold" in unknown.stderr
-    assert "Traceback" not in missing.stderr + unknown.stderr
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def refusal(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> str:
+    """Run a command in this process, which is faster; what it says when it refuses."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+    assert capsys.readouterr().out == ""
+    assert isinstance(stopped.value.code, str)  # printed on stderr, with exit status 1
+    return stopped.value.code
+
+
+def test_step_prints_all_tables(tmp_path: Path) -> None:
+    save_world(tiny_world(), tmp_path / "world", "card")
+    sizes = ("rows=[1,3]", "steps=3", "paired_steps=2", "warmup=1")
+    lengths = ("long_steps=16", "memory_steps=4")
+    figures, headers = figures_of(
+        "step.py", tmp_path / "step.json", f"world={tmp_path / 'world'}", *sizes, *lengths
+    )
+    assert len(headers) == 7
+    env_steps = figures["env_steps"]
+    assert [(row["rows"], row["sampler"]) for row in env_steps] == [
+        (1, "jacobi"),
+        (1, "sequential"),
+        (3, "jacobi"),
+        (3, "sequential"),
+    ]
+    for row in env_steps:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert all(1 <= passes <= 16 for passes in row["passes"])
+    assert env_steps[1]["passes"] == env_steps[3]["passes"] == [16, 16, 16]
+    for name in ("speedup", "parts", "floor"):
+        assert [row["rows"] for row in figures[name]] == [1, 3]
+        assert all(value > 0 for row in figures[name] for value in row.values())
+    step, once = figures["operations"]
+    assert step["flow_gflop"] > once["flow_gflop"] > 0
+    assert step["decoder_gflop"] == once["decoder_gflop"] > 0
+    assert step["denoiser_and_heads_gflop"] == once["denoiser_and_heads_gflop"] > 0
+    early, late, fresh = figures["long_dream"]["rows"]
+    assert (early["steps"], late["steps"], fresh["steps"]) == ("10 to 12", "13 to 15", "10 to 12")
+    assert early["passes"] == fresh["passes"]  # one seed: the same dream
+    assert [row["after_steps"] for row in figures["memory"]] == [2, 4]
+    assert all(row["resident_mib"] > 1 for row in figures["memory"])
+
+
+def test_train_prints_all_tables(tmp_path: Path) -> None:
+    out = tmp_path / "train.json"
+    figures, headers = figures_of("train.py", out, "updates=2", "warmup=1", *TINY_TRAINING)
+    assert len(headers) == 4
+    assert [row["frames_per_update"] for row in figures["updates"]] == [4, 6]
+    assert [row["part"] for row in figures["parts"]["flow"]] == [
+        "batch preparation",
+        "flow forward and backward",
+        "denoiser and heads forward and backward",
+        "clipping and optimizer",
+    ]
+    assert all(row["ms"] > 0 for rows in figures["parts"].values() for row in rows)
+    assert figures["score_target"][0]["ratio_to_none"] == 1.0
+    assert len(figures["score_target"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["world=atlantis"], "no world 'atlantis'"),
+        (["wrold=x"], "wrold"),
+        (["world=catch", "steps=many"], "steps"),
+        (["world=catch", "rows=[0]"], "rows=[0]"),
+        (["world=catch", "long_steps=5"], "long_steps=5"),
+        (["world=catch", "out=nowhere/step.json"], "out=nowhere/step.json"),
+        ([], "world"),
+    ],
+)
+def test_step_names_bad_settings(
+    words: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert problem in refusal("step.py", monkeypatch, capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["updtes=3"], "did you mean 'updates'"),
+        (["updates=0"], "updates=0"),
+        (["out=nowhere/train.json"], "out=nowhere/train.json"),
+    ],
+)
+def test_train_names_bad_settings(
+    words: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert problem in refusal("train.py", monkeypatch, capsys, *words)

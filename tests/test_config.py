@@ -51,7 +51,10 @@ def test_paths_may_be_quoted() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("world.flow.globl_block.depth=2", "did you mean 'world.flow.global_block.depth'?"),
+        (
+            "world.flow.globl_block.past.depth=2",
+            "did you mean 'world.flow.global_block.past.depth'?",
+        ),
         ("wrld.sigma=0.2", "did you mean 'world.sigma'?"),
         ("sigma=0.2", "did you mean 'world.sigma'?"),
         ("xyzzy=1", "the keys here are data, world, training, out"),

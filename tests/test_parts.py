@@ -16,6 +16,7 @@ from worldflow.data.frames import to_float, to_uint8
 from worldflow.denoiser import Denoiser, DenoiserConfig, tweedie
 from worldflow.errors import ConfigError, DataError
 from worldflow.flow.affine import LOG_SCALE_BOUND, AffineHead
+from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import RewardHead, TerminationHead, symexp, symlog
@@ -180,6 +181,7 @@ def test_the_affine_map_keeps_its_precision_under_autocast() -> None:
     [
         lambda: TransformerConfig(width=48, heads=5),
         lambda: TransformerConfig(depth=-1),
+        lambda: GlobalConfig(past=TransformerConfig(depth=0)),
         lambda: FlowConfig(window=0),
         lambda: DenoiserConfig(window=0),
         lambda: CodecConfig(widths=[]),

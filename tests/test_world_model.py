@@ -226,3 +226,51 @@ def test_no_context_is_an_error() -> None:
 def test_bad_settings_are_named(settings: dict) -> None:
     with pytest.raises(ConfigError, match="world"):
         WorldConfig(**settings)
+
+
+def test_branches_of_a_fork_go_on_like_the_dream_they_came_from() -> None:
+    """Repeated, dropped and reordered rows, under the same actions and noise as the original."""
+    world = tiny_world()
+    state = start(world, 3, 1, 2, 3)
+    for t in range(4):  # past the window
+        state, _ = world.step(state, torch.tensor([0, 1, 2]), generators(t, t + 10, t + 20))
+    branches = world.fork(state, [2, 0, 2])
+    _, expected = world.step(state, torch.tensor([0, 1, 2]), generators(7, 8, 9))
+    _, got = world.step(branches, torch.tensor([2, 0, 2]), generators(9, 7, 9))
+    for name in ("latents", "log_likelihood", "reward"):
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name)[[2, 0, 2]])
+    assert torch.equal(got.frame[0], got.frame[2])
+
+
+def test_an_old_state_can_be_restored_and_branched_by_a_planner() -> None:
+    world = tiny_world()
+    kept = start(world, 2, 1, 2)
+    action = torch.tensor([0, 1])
+    state, first = world.step(kept, action, generators(3, 4))
+    for t in range(5):
+        state, _ = world.step(state, action, generators(t, t))
+    _, again = world.step(kept, action, generators(3, 4))
+    assert torch.equal(first.latents, again.latents)
+    _, forked = world.step(world.fork(kept), action, generators(3, 4))
+    assert torch.equal(first.latents, forked.latents)
+    _, other = world.step(world.fork(kept), torch.tensor([1, 0]), generators(3, 4))
+    assert not torch.equal(first.latents, other.latents)
+
+
+@pytest.mark.parametrize("rows", [[], [2], [-1]])
+def test_a_fork_of_rows_that_are_not_there_is_refused(rows: list[int]) -> None:
+    world = tiny_world()
+    with pytest.raises(DataError, match=r"not in 0\.\.1"):
+        world.fork(start(world, 2, 1, 2), rows)
+
+
+def test_pixels_are_decoded_only_for_those_who_look() -> None:
+    world = tiny_world()
+    state = start(world, 1, 1)
+    decoded = []
+    decode = world.codec.decode
+    world.codec.decode = lambda x: decoded.append(x) or decode(x)  # type: ignore
+    _, prediction = world.step(state, torch.tensor([0]), generators(3))
+    assert not decoded
+    assert torch.equal(prediction.frame, world.decode(prediction.latents))
+    assert prediction.frame is prediction.frame and len(decoded) == 2

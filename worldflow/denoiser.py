@@ -55,9 +55,7 @@ class Denoiser(nn.Module):
         self.config = config
         width = config.transformer.width
         self.embed = nn.Linear(channels * (1 + config.lookahead), width)
-        self.transformer = VideoTransformer(
-            config.transformer, tokens, config.window, condition, causal=False
-        )
+        self.transformer = VideoTransformer(config.transformer, tokens, config.window, condition)
         self.norm = nn.LayerNorm(width)
         self.projection = nn.Linear(width, channels)
         nn.init.zeros_(self.projection.weight)

@@ -27,7 +27,7 @@ def tiny_config(context: int = 2) -> WorldConfig:
             window=3,
             local_blocks=2,
             local=TransformerConfig(8, 1, 2),
-            global_block=GlobalConfig(16, 2, 2),
+            global_block=GlobalConfig(TransformerConfig(16, 1, 2), TransformerConfig(8, 1, 2)),
         ),
         denoiser=DenoiserConfig(window=2, transformer=TransformerConfig(16, 1, 2)),
         heads=HeadsConfig(hidden=8),

@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Denoised latents (..., N, C), of a state or a prediction, as frames (..., H, W, 3) uint8."""
+        """Denoised latents (..., N, C), as frames (..., H, W, 3) uint8."""
         return self.codec.decode_frames(latents)
 
     def fork(self, state: WorldState, rows: Sequence[int] | None = None) -> WorldState:
@@ -200,7 +200,9 @@ class WorldModel(nn.Module):
         """
         index = torch.arange(len(state)) if rows is None else torch.as_tensor(rows)
         if not index.numel() or int(index.min()) < 0 or int(index.max()) >= len(state):
-            raise DataError(f"rows {index.tolist()} are not in 0..{len(state) - 1}, or none")
+            raise DataError(
+                f"rows {index.tolist()} are not in 0..{len(state) - 1}; name one or more"
+            )
         return state.rows(index.to(state.latents.device))
 
     @torch.no_grad()

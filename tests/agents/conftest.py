@@ -34,9 +34,15 @@ def quick(world_folder: Path, tmp_path: Path) -> Callable[..., TrainAgentConfig]
         out: str = "agent",
         num_envs: int = 2,
         world: str | Path = world_folder,
+        observation: str = "frames",
     ) -> TrainAgentConfig:
         ppo = PPOConfig(n_steps=8, batch_size=16, n_epochs=1, features_dim=16)
-        agent = AgentConfig(num_envs=num_envs, frame_stack=frame_stack, hyperparameters=ppo)
+        agent = AgentConfig(
+            observation=observation,
+            num_envs=num_envs,
+            frame_stack=frame_stack,
+            hyperparameters=ppo,
+        )
         return TrainAgentConfig(
             world=DreamConfig(str(world), horizon=5),
             agent=agent,

@@ -15,11 +15,10 @@ from worldflow.agents.evaluate import (
     AgentPath,
     EvaluateAgentConfig,
     EvaluationWorld,
-    codec_eyes,
     evaluate_agent,
-    make_real,
 )
 from worldflow.agents.play import Played
+from worldflow.agents.reality import codec_eyes, make_real
 from worldflow.agents.summary import FOOTER, Summary, table
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.errors import ConfigError, WorldFormatError
@@ -139,7 +138,7 @@ def test_a_world_from_before_max_episode_steps_opens_its_game() -> None:
         {"env_id": "worldflow/Catch-v0", "fps": None, "frame_size": 64, "frame_skip": 1}
     )
     world.spec.source["kwargs"] = {}
-    make_real(world, 1).close()
+    make_real(world, 1, "frames").close()
 
 
 def test_bad_settings(quick: Quick, tmp_path: Path) -> None:
@@ -158,10 +157,10 @@ def test_bad_settings(quick: Quick, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="own world"):
         evaluate_agent(settings(out, world=EvaluationWorld(path=str(boxed))))
     with pytest.raises(ConfigError, match="actions"):
-        make_real(tiny_world(ActionSpec("discrete", n=4)), 1)
+        make_real(tiny_world(ActionSpec("discrete", n=4)), 1, "frames")
     with pytest.raises(ConfigError, match="frames"):
-        make_real(tiny_world(frame_size=48), 1)
+        make_real(tiny_world(frame_size=48), 1, "frames")
     video_only = tiny_world()
     video_only.spec.source.clear()
     with pytest.raises(ConfigError, match="real=false"):
-        make_real(video_only, 1)
+        make_real(video_only, 1, "frames")

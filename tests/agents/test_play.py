@@ -20,9 +20,12 @@ from worldflow.agents.play import (
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
 from worldflow.agents.seeds import episode_seed
 from worldflow.envs.imagination import Imagination
+from worldflow.envs.latent_observation import LatentObservation
 from worldflow.envs.policies import FrameStack
 from worldflow.envs.sources.catch import CatchEnv, optimal_return, random_return
+from worldflow.envs.spaces import OBSERVATIONS
 from worldflow.errors import DataError
+from worldflow.testing import tiny_world
 from worldflow.world_model import WorldModel
 
 MakeWorld = Callable[..., WorldModel]
@@ -132,10 +135,10 @@ def test_eyes_stand_before_the_stack() -> None:
 
 
 class Noise(gym.Env[np.ndarray, Any]):
-    """Random frames of 8 x 8; an episode has as many steps as it is told, again and again."""
+    """Random frames of 32 x 32; an episode has as many steps as it is told, again and again."""
 
     def __init__(self, length: int) -> None:
-        self.observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        self.observation_space = gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
         self.action_space = gym.spaces.Discrete(2)
         self.length = length
 
@@ -151,14 +154,22 @@ class Noise(gym.Env[np.ndarray, Any]):
         return self._frame(), 0.0, self.time == self.length, False, {}
 
     def _frame(self) -> np.ndarray:
-        return self.np_random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return self.np_random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
-def test_frame_stack_is_that_of_training() -> None:
-    plain = DummyVecEnv([lambda: Noise(2), lambda: Noise(5)])
-    stacked = VecFrameStack(
-        DummyVecEnv([lambda: Noise(2), lambda: Noise(5)]), 3, channels_order="last"
+def seen_through(world: WorldModel | None, length: int) -> gym.Env[np.ndarray, Any]:
+    env = Noise(length)
+    return env if world is None else LatentObservation(env, world)
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_frame_stack_is_that_of_training(observation: str) -> None:
+    world = tiny_world(frame_size=32) if observation == "latents" else None
+    plain, unstacked = (
+        DummyVecEnv([lambda: seen_through(world, 2), lambda: seen_through(world, 5)])
+        for _ in range(2)
     )
+    stacked = VecFrameStack(unstacked, 3, channels_order="last")
     for venv in (plain, stacked):
         venv.seed(0)
     ours = FrameStack(3)

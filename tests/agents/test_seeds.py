@@ -10,7 +10,8 @@ import pytest
 from worldflow.agents.evaluate import AgentPath, EvaluateAgentConfig, evaluate_agent
 from worldflow.agents.seeds import episode_seed, training_seed
 from worldflow.agents.train import TrainAgentConfig, train_agent
-from worldflow.envs.imagination import Imagination, Transition
+from worldflow.envs.imagination import Imagination
+from worldflow.envs.transition import Transition
 
 Quick = Callable[..., TrainAgentConfig]
 

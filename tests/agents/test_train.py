@@ -16,13 +16,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 import worldflow.configs
 from worldflow.actions import ActionSpec
 from worldflow.agents import train
-from worldflow.agents.algorithms import AgentConfig, PPOConfig, build
+from worldflow.agents.algorithms import AgentConfig
 from worldflow.agents.evaluate import EvaluateAgentConfig
 from worldflow.agents.saved import AgentCard, last_checkpoint, load_agent, load_weights
-from worldflow.agents.sb3 import ImaginedVecEnv, wrap
+from worldflow.agents.sb3 import ImaginedVecEnv
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
-from worldflow.envs.imagination import Imagination, Transition
+from worldflow.envs.imagination import Imagination
 from worldflow.errors import ConfigError, WorldFormatError
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
@@ -155,33 +155,6 @@ def test_frame_stack_widens_what_the_agent_sees(quick: Quick) -> None:
     model, card = load_agent(train_agent(quick(16, frame_stack=2)), "cpu")
     assert card.agent.frame_stack == 2
     assert model.observation_space.shape == (6, 64, 64)
-
-
-def test_ppo_learns_what_the_dream_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known answer: only action 2 is rewarded."""
-    world = tiny_world()
-    imagination = Imagination(world, 8, horizon=4)
-    step = imagination.step
-
-    def rewarding(actions: np.ndarray, skip: np.ndarray | None = None) -> Transition:
-        return replace(step(actions, skip), rewards=(actions == 2).astype(np.float64))
-
-    monkeypatch.setattr(imagination, "step", rewarding)
-    venv = wrap(ImaginedVecEnv(imagination), 1)
-    ppo = PPOConfig(n_steps=16, batch_size=64, n_epochs=4, features_dim=32)
-    model = build(AgentConfig(num_envs=8, hyperparameters=ppo), venv, 0, "cpu", None)
-    model.learn(1024)
-    actions, _ = model.predict(imagination.frames, deterministic=True)
-    assert actions.tolist() == [2] * 8
-
-
-def test_bad_settings() -> None:
-    with pytest.raises(ConfigError, match="dqn"):
-        AgentConfig(algorithm="dqn")
-    with pytest.raises(ConfigError, match="batch_size"):
-        AgentConfig(num_envs=3)
-    with pytest.raises(ConfigError, match="frame_stack"):
-        AgentConfig(frame_stack=0)
 
 
 def test_weights_refuse_another_world(quick: Quick) -> None:

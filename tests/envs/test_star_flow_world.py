@@ -1,8 +1,7 @@
-"""The single env: Gymnasium's rules, seeds, endings, rendering, errors."""
+"""The single env: Gymnasium's rules, seeds, endings."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,9 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from worldflow.actions import ActionSpec
-from worldflow.envs.imagination import SCORES
-from worldflow.envs.rendering import tile
+from worldflow.envs.spaces import OBSERVATIONS
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
+from worldflow.envs.transition import SCORES
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 from worldflow.world_model import WorldModel
@@ -28,42 +27,55 @@ MakeWorld = Callable[..., WorldModel]
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.fixture(autouse=True)
-def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-
-
 def rollout(env: gym.Env, seed: int, actions: list[int]) -> list[object]:
     """Everything that the env returns."""
     return [env.reset(seed=seed), *(env.step(action) for action in actions)]
 
 
-def check(env: gym.Env) -> None:
-    """Both checkers, silently."""
+# What the checkers say of every space without limits, and of every one with two axes.
+ADVICE = {
+    "frames": [],
+    "latents": ["minimum value is -infinity", "maximum value is infinity", "unconventional shape"],
+}
+
+
+def check(env: gym.Env, advice: list[str]) -> None:
+    """Both checkers; each warns of what is in `advice`, once, and of nothing else."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_env(env.unwrapped)
         sb3_check_env(env.unwrapped, warn=True, skip_render_check=False)
     # torch's complaints about its own internals are not the env's
-    assert [str(w.message) for w in caught if "torch" not in w.filename] == []
+    said = [str(w.message) for w in caught if "torch" not in w.filename]
+    assert len(said) == len(advice), said
+    assert all(expected in message for expected, message in zip(advice, said, strict=True)), said
 
 
+@pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("lifetime", [3, 1_000_000])
 @pytest.mark.parametrize(
     "spec",
     [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1, -1), high=(1, 1)), ActionSpec("none")],
     ids=lambda spec: spec.kind,
 )
-def test_checkers_find_nothing(scripted_world: MakeWorld, spec: ActionSpec, lifetime: int) -> None:
+def test_checkers_find_nothing(
+    scripted_world: MakeWorld, spec: ActionSpec, lifetime: int, observation: str
+) -> None:
     world = scripted_world(lifetime, action_spec=spec)
-    check(gym.make(ENV_ID, world=world, render_mode="rgb_array"))
+    env = gym.make(ENV_ID, world=world, render_mode="rgb_array", observation=observation)
+    check(env, ADVICE[observation])
 
 
-def test_a_world_by_its_folder_passes_and_can_be_written_as_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_a_world_by_its_folder_passes_and_can_be_written_as_json(
+    tmp_path: Path, observation: str
+) -> None:
     folder = tmp_path / "tiny"
     save_world(tiny_world(), folder, "a tiny world\n")
-    env = gym.make(ENV_ID, world=str(folder), horizon=7, render_mode="rgb_array")
-    check(env)
+    env = gym.make(
+        ENV_ID, world=str(folder), horizon=7, render_mode="rgb_array", observation=observation
+    )
+    check(env, ADVICE[observation])
     assert env.spec is not None
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert np.array_equal(again.reset(seed=3)[0], env.reset(seed=3)[0])
@@ -78,12 +90,16 @@ def test_a_random_world_passes_too() -> None:
     assert frame.dtype == np.uint8
 
 
-def test_same_seed_same_bits_and_other_seed_other_bits(scripted_world: MakeWorld) -> None:
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_same_seed_same_bits_and_other_seed_other_bits(
+    scripted_world: MakeWorld, observation: str
+) -> None:
     world = scripted_world()
     actions = [0, 2, 1, 1, 0]
-    first = rollout(StarFlowWorldEnv(world), 7, actions)
-    again = rollout(StarFlowWorldEnv(world), 7, actions)
-    other = rollout(StarFlowWorldEnv(world), 8, actions)
+    first, again, other = (
+        rollout(StarFlowWorldEnv(world, observation=observation), seed, actions)
+        for seed in (7, 7, 8)
+    )
     assert repr(first[0][1]) == repr(again[0][1])  # holds NaN
     assert data_equivalence(first[0][0], again[0][0], exact=True)
     assert data_equivalence(first[1:], again[1:], exact=True)
@@ -196,43 +212,6 @@ def test_returned_frames_belong_to_the_caller(scripted_world: MakeWorld) -> None
     assert np.array_equal(rendered, kept)
     rendered[:] = 0
     assert np.array_equal(env.render(), kept)
-
-
-def test_human_mode_shows_frames(scripted_world: MakeWorld) -> None:
-    pygame = pytest.importorskip("pygame")
-    env = StarFlowWorldEnv(scripted_world(), render_mode="human")
-    frame, _ = env.reset(seed=0)
-    assert pygame.display.get_init()
-    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
-    assert shown.shape == (384, 384, 3)
-    assert np.array_equal(shown[::6, ::6], frame)
-    assert env.render() is None
-    env.close()
-    env.close()
-    assert not pygame.display.get_init()
-
-
-def test_human_mode_without_pygame_names_the_extra(
-    scripted_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pygame", None)
-    env = StarFlowWorldEnv(scripted_world(), render_mode="human")
-    with pytest.raises(gym.error.DependencyNotInstalled, match="pip install pygame-ce"):
-        env.reset(seed=0)
-
-
-def test_render_without_a_mode_warns(scripted_world: MakeWorld) -> None:
-    env = StarFlowWorldEnv(scripted_world())
-    env.reset(seed=0)
-    with pytest.warns(UserWarning, match="render_mode"):
-        assert env.render() is None
-
-
-def test_tile_fills_a_grid_row_by_row() -> None:
-    frames = np.arange(1, 4, dtype=np.uint8)[:, None, None, None] * np.ones((3, 2, 2, 3), np.uint8)
-    grid = tile(frames)
-    assert grid.shape == (4, 4, 3)
-    assert grid[::2, ::2, 0].tolist() == [[1, 2], [3, 0]]
 
 
 def test_metadata_and_spaces_come_from_the_world(scripted_world: MakeWorld) -> None:

@@ -59,6 +59,7 @@ def test_bad_options(scripted_world: MakeWorld, options: dict[str, int], message
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"render_mode": "ansi"}, "ansi"),
+        ({"observation": "pixels"}, "frames.*latents.*pixels"),
     ],
 )
 def test_bad_arguments(

@@ -1,4 +1,4 @@
-"""The vector env: autoreset by hand-written tables, and rows that know nothing of each other."""
+"""The vector env: autoreset by hand-written tables, seeds, memory, rendering."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from worldflow.envs.imagination import SCORES
+from worldflow.envs.spaces import OBSERVATIONS
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
+from worldflow.envs.transition import SCORES
 from worldflow.envs.vector import StarFlowWorldVectorEnv
 from worldflow.world_model import WorldModel
 
@@ -85,11 +86,14 @@ def test_autoreset_tables(scripted_world: MakeWorld, mode: AutoresetMode, table:
         assert (infos["jacobi_iterations"].sum(axis=1) == 0).tolist() == [bool(v) for v in resets]
 
 
+@pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("mode", [NEXT, SAME, DISABLED])
-def test_a_batch_of_one_is_the_single_env(scripted_world: MakeWorld, mode: AutoresetMode) -> None:
+def test_a_batch_of_one_is_the_single_env(
+    scripted_world: MakeWorld, mode: AutoresetMode, observation: str
+) -> None:
     world = scripted_world(3)
-    env = StarFlowWorldEnv(world, horizon=2)
-    envs = StarFlowWorldVectorEnv(1, world, horizon=2, autoreset_mode=mode)
+    env = StarFlowWorldEnv(world, horizon=2, observation=observation)
+    envs = StarFlowWorldVectorEnv(1, world, horizon=2, autoreset_mode=mode, observation=observation)
     single = env.reset(seed=11)
     batch = envs.reset(seed=11)
     ended = False
@@ -115,39 +119,6 @@ def test_a_batch_of_one_is_the_single_env(scripted_world: MakeWorld, mode: Autor
             frame, info = env.reset()
             single = (frame, *single[1:4], info)
         assert [single[1], single[2], single[3]] == [batch[k][0] for k in (1, 2, 3)]
-
-
-def row_history(
-    world: WorldModel, mode: AutoresetMode, row: int, seeds: list[int], others: int, steps: int = 8
-) -> list[list[Any]]:
-    """All that one row of four returns, its own actions fixed, those of the others drawn."""
-    envs = StarFlowWorldVectorEnv(4, world, horizon=5, autoreset_mode=mode)
-    rng = np.random.default_rng(others)
-    frames, infos = envs.reset(seed=seeds)
-    history = [[frames[row], *(infos[key][row] for key in KEYS)]]
-    for t in range(steps):
-        actions = rng.integers(3, size=4)
-        actions[row] = t % 3
-        out = envs.step(actions)
-        history.append([*(part[row] for part in out[:4]), *(out[4][key][row] for key in KEYS)])
-    return history
-
-
-@pytest.mark.parametrize("mode", [NEXT, SAME])
-@pytest.mark.parametrize("row", [0, 2])
-def test_rows_do_not_depend_on_each_other(
-    scripted_world: MakeWorld, mode: AutoresetMode, row: int
-) -> None:
-    lives, seeds = [[3, 9, 9, 9], [3, 1, 2, 4]], [[5, 6, 7, 8], [50, 60, 70, 80]]
-    for of_both in lives:
-        of_both[row] = 3
-    for of_both in seeds:
-        of_both[row] = 42
-    # other seeds, other actions and resets at other times for all rows but this one
-    quiet = row_history(scripted_world(lives[0]), mode, row, seeds[0], others=0)
-    busy = row_history(scripted_world(lives[1]), mode, row, seeds[1], others=1)
-    for a, b in zip(quiet, busy, strict=True):
-        assert all(same_bits(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_seeds(scripted_world: MakeWorld) -> None:
@@ -207,9 +178,13 @@ def test_final_obs_and_info(scripted_world: MakeWorld) -> None:
     assert not same_bits(infos["final_obs"][0], first[0])
 
 
+@pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("mode", [NEXT, SAME])
-def test_nothing_returned_shares_memory(scripted_world: MakeWorld, mode: AutoresetMode) -> None:
-    envs = StarFlowWorldVectorEnv(2, scripted_world([1, 3]), autoreset_mode=mode)
+def test_nothing_returned_shares_memory(
+    scripted_world: MakeWorld, mode: AutoresetMode, observation: str
+) -> None:
+    world = scripted_world([1, 3])
+    envs = StarFlowWorldVectorEnv(2, world, autoreset_mode=mode, observation=observation)
 
     def arrays(out: tuple[Any, ...]) -> list[np.ndarray]:
         parts = [part for part in out if isinstance(part, np.ndarray)]

@@ -20,7 +20,7 @@ from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData
 from worldflow.evaluation.metrics import PSNR_LIMIT, psnr_over_time
 from worldflow.evaluation.simulate import (
     Dreams,
-    _clip_noise,
+    clip_noise,
     dream,
     errors,
     novelty_curves,
@@ -141,7 +141,7 @@ def test_nll_is_that_of_the_world(make_dataset: Callable[..., EpisodeDataset]) -
     _, in_pieces = novelty_curves(world, clips, dreams, batch=1, seed=0)
     frames, actions = torch.from_numpy(clips.frames), torch.from_numpy(clips.actions)
     rows = [
-        world.log_prob(frames[i : i + 1], actions[i : i + 1], [_clip_noise(0, i)])[0, 2:]
+        world.log_prob(frames[i : i + 1], actions[i : i + 1], [clip_noise(0, i)])[0, 2:]
         for i in range(2)
     ]
     expected = -torch.cat(rows).mean().item() / world.dimensions
@@ -179,7 +179,10 @@ def test_the_command_writes_everything(
     assert set(figures["psnr"]) == {"dream", "copy last frame", "codec"}
     assert len(figures["psnr_over_time"]["dream"]) == 10
     assert set(figures["jacobi_iterations"]) == {"global", "local 1", "local 2"}
-    assert "PSNR of dream" in capsys.readouterr().out
+    assert figures["score"]["frames"] >= 3
+    printed = capsys.readouterr().out
+    assert "PSNR of dream" in printed and "that the denoiser explains" in printed
+    assert "exact score, lookahead 1" in (out / "report.html").read_text()
     main(replace(config, strips=1))
     assert not (out / "strip_001.png").exists()
 

@@ -6,7 +6,7 @@ import torch
 
 from worldflow.flow.attention import TimeRotary, rotate
 from worldflow.flow.cache import WindowCache
-from worldflow.flow.transformer import window_mask, within_frame_mask
+from worldflow.flow.transformer import window_mask
 
 
 def test_rotated_products_depend_on_the_time_difference_only() -> None:
@@ -23,13 +23,13 @@ def test_rotated_products_depend_on_the_time_difference_only() -> None:
 
 
 def test_window_mask_by_hand() -> None:
-    mask = window_mask(3, 2, within_frame_mask(2, causal=True))
+    mask = window_mask(torch.tensor([0, 0, 1, 1, 2, 2]), window=2)
     assert mask.int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 1, 0, 0],
-        [0, 0, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 1],
         [0, 0, 1, 1, 1, 1],
     ]
 
@@ -37,8 +37,8 @@ def test_window_mask_by_hand() -> None:
 def test_ring_mask_by_hand() -> None:
     cache = WindowCache.empty(1, 3, 1, 3, 1, 2, like=torch.zeros(()))
     cache.time = torch.tensor([0, 2, 7])  # 7 goes into slot 1; slots 2 and 0 hold frames 5 and 6
-    within = within_frame_mask(1, causal=True)
-    assert cache.mask(within)[:, 0, 0].int().tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert cache.mask(1)[:, 0, 0].int().tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert cache.mask(2)[0, 0, 0].int().tolist() == [1, 1, 0, 0, 0, 0]
 
 
 def test_write_goes_to_each_rows_own_slot() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldflow.errors import ConfigError
 from worldflow.flow.affine import standard_normal_log_prob
 from worldflow.flow.block import GlobalConfig, LocalBlock
 from worldflow.flow.flow import Flow, FlowConfig, FlowState
@@ -27,8 +26,9 @@ def random_flow(
     window: int = 3,
     local_blocks: int = 2,
     seed: int = 0,
-    depth: int = 2,
-    causal_layers: int = 1,
+    past: int = 2,
+    within: int = 1,
+    scale: float = 0.3,
 ) -> Flow:
     """A float64 flow of random weights, tight sampler tolerance."""
     torch.manual_seed(seed)
@@ -36,11 +36,11 @@ def random_flow(
         window=window,
         local_blocks=local_blocks,
         local=TransformerConfig(8, 1, 2),
-        global_block=GlobalConfig(16, depth, 2, causal_layers),
+        global_block=GlobalConfig(TransformerConfig(16, past, 2), TransformerConfig(8, within, 2)),
         sampler=SamplerConfig("jacobi", 1e-10),
     )
     flow = Flow(config, tokens, channels, CONDITION)
-    randomize(flow, seed)
+    randomize(flow, seed, scale)
     return flow.double().eval().requires_grad_(False)
 
 
@@ -63,9 +63,9 @@ def observe_all(flow: Flow, noisy: Tensor, condition: Tensor) -> tuple[FlowState
     return state, torch.stack(columns, 1) if columns else noisy.new_zeros(len(noisy), 0)
 
 
-@pytest.mark.parametrize("causal_layers", [0, 1, 2])
-def test_log_likelihood_equals_autograd_jacobian_in_every_frame(causal_layers: int) -> None:
-    flow = random_flow(causal_layers=causal_layers)
+@pytest.mark.parametrize("within", [0, 1, 2])
+def test_log_likelihood_equals_autograd_jacobian_in_every_frame(within: int) -> None:
+    flow = random_flow(within=within)
     noisy, condition = clip(flow, 1, 4)
     size = flow.tokens * flow.channels
     jacobian = torch.autograd.functional.jacobian(
@@ -84,7 +84,9 @@ def test_log_likelihood_equals_autograd_jacobian_in_every_frame(causal_layers: i
 
 def test_identity_flow_has_the_normal_likelihood() -> None:
     flow = Flow(
-        FlowConfig(local=TransformerConfig(8, 1, 2), global_block=GlobalConfig(8, 1, 2)),
+        FlowConfig(
+            local=TransformerConfig(8, 1, 2), global_block=GlobalConfig(TransformerConfig(8, 1, 2))
+        ),
         tokens=3,
         channels=2,
         condition=CONDITION,
@@ -102,20 +104,18 @@ def moved(flow: Flow, frame: int, token: int) -> Tensor:
     return (flow(changed, condition).noise - flow(noisy, condition).noise).abs().sum(-1)[0] > 1e-12
 
 
-@pytest.mark.parametrize("causal_layers", [0, 1, 2])
+@pytest.mark.parametrize("within", [0, 1])
 @pytest.mark.parametrize(("frame", "token"), [(0, 0), (0, 3), (2, 1)])
-def test_a_change_moves_exactly_what_it_may(frame: int, token: int, causal_layers: int) -> None:
-    window, depth = 2, 2
-    flow = random_flow(window=window, local_blocks=0, depth=depth, causal_layers=causal_layers)
+def test_a_change_moves_exactly_what_it_may(frame: int, token: int, within: int) -> None:
+    window, past = 2, 2
+    flow = random_flow(window=window, local_blocks=0, past=past, within=within)
     expected = torch.zeros(9, 4, dtype=torch.bool)
     expected[frame, token] = True
-    if causal_layers:
+    if within:
         expected[frame, token:] = True
     # the previous frame is an input, and every layer looks W - 1 frames back
-    reach = 1 + depth * (window - 1)
+    reach = 1 + past * (window - 1)
     expected[frame + 1 : frame + 1 + reach] = True
-    if causal_layers == depth and token == 3:  # no token of its own frame carries it further
-        expected[frame + 1, :token] = False
     assert torch.equal(moved(flow, frame, token), expected)
 
 
@@ -139,7 +139,7 @@ def test_a_local_block_looks_back_in_its_own_order(flip: bool) -> None:
 
 def test_token_orders_alternate_up_to_the_global_block() -> None:
     flow = random_flow(local_blocks=3)
-    flips = [block.flip for block in flow.local_blocks]  # type: ignore[union-attr]
+    flips = [block.within.flip for block in flow.local_blocks]  # type: ignore[union-attr]
     assert flips == [True, False, True] and flow.global_block.order == [0, 1, 2, 3]
 
 
@@ -162,10 +162,10 @@ def test_local_blocks_see_one_frame_only() -> None:
     assert torch.equal(hidden[1], other[1]) and not torch.equal(hidden[0], other[0])
 
 
-@pytest.mark.parametrize("causal_layers", [0, 1, 2])
+@pytest.mark.parametrize("within", [0, 1])
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 9, 40])
-def test_incremental_equals_full_at_and_beyond_the_window(frames: int, causal_layers: int) -> None:
-    flow = random_flow(window=3, causal_layers=causal_layers)
+def test_incremental_equals_full_at_and_beyond_the_window(frames: int, within: int) -> None:
+    flow = random_flow(window=3, within=within)
     noisy, condition = clip(flow, 2, frames)
     full = flow(noisy, condition).log_prob
     torch.testing.assert_close(observe_all(flow, noisy, condition)[1], full, atol=1e-9, rtol=0)
@@ -255,7 +255,7 @@ def test_neither_observing_nor_stepping_changes_the_old_state() -> None:
     channels=st.integers(1, 3),
     window=st.integers(1, 4),
     local_blocks=st.integers(0, 3),
-    layers=st.tuples(st.integers(0, 2), st.integers(0, 2)).filter(any),
+    layers=st.tuples(st.integers(1, 2), st.integers(0, 2)),
     past=st.integers(0, 6),
     seed=st.integers(0, 99),
 )
@@ -268,8 +268,7 @@ def test_sampling_inverts_the_flow_and_jacobi_equals_sequential(
     past: int,
     seed: int,
 ) -> None:
-    depth, causal_layers = sum(layers), layers[1]
-    flow = random_flow(tokens, channels, window, local_blocks, seed, depth, causal_layers)
+    flow = random_flow(tokens, channels, window, local_blocks, seed, *layers)
     noisy, condition = clip(flow, 2, past + 1, seed)
     state, _ = observe_all(flow, noisy[:, :past], condition[:, :past])
     z = clip(flow, 2, 1, seed + 1)[0][:, 0]
@@ -282,21 +281,22 @@ def test_sampling_inverts_the_flow_and_jacobi_equals_sequential(
     torch.testing.assert_close(out.log_prob, full, atol=1e-7, rtol=0)
     _, _, reference = flow.step(state, z, condition[:, past], SamplerConfig("sequential"))
     torch.testing.assert_close(drawn.noisy, reference.noisy, atol=1e-7, rtol=0)
-    expected = [tokens if causal_layers else 1] + [tokens] * local_blocks
+    expected = [tokens if layers[1] else 1] + [tokens] * local_blocks
     assert (reference.passes == torch.tensor(expected)).all()
 
 
-@pytest.mark.parametrize("tolerance", [0.3, 0.03, 0.003])
+@pytest.mark.parametrize("tolerance", [0.1, 0.01, 0.001])
 def test_jacobi_is_as_near_to_sequential_as_its_tolerance_says(tolerance: float) -> None:
-    """The last block's inversion; what earlier ones leave over, later ones can stretch."""
-    flow = random_flow(tokens=8, local_blocks=0, seed=3)
+    """One block's inversion in each of 64 rows; random weights contract less than trained ones."""
+    flow = random_flow(tokens=8, local_blocks=0, seed=3, scale=0.1)
     noisy, condition = clip(flow, 64, 2)
     state, _ = observe_all(flow, noisy[:, :1], condition[:, :1])
     drawn = [
         flow.step(state, noisy[:, 1], condition[:, 1], config)[2]
         for config in (SamplerConfig("jacobi", tolerance), SamplerConfig("sequential"))
     ]
-    assert (drawn[0].noisy - drawn[1].noisy).abs().max() <= tolerance
+    error = (drawn[0].noisy - drawn[1].noisy).square().mean(dim=2).sqrt()
+    assert 0.0 < error.max() <= 2.0 * tolerance and error.amax(1).median() < 0.5 * tolerance
     assert drawn[0].passes.float().mean() < 8
 
 
@@ -307,15 +307,9 @@ def test_a_damaged_row_falls_back_and_harms_no_other() -> None:
     _, _, expected = flow.step(state, noisy[:, 1], condition[:, 1])
     wild = state.affines[-1]._replace(mu=state.affines[-1].mu.clone())
     wild.mu[1] = math.nan  # where the iteration starts
-    broken = FlowState(state.caches, state.hidden, (*state.affines[:-1], wild))
+    broken = FlowState(state.cache, state.hidden, (*state.affines[:-1], wild))
     _, out, drawn = flow.step(broken, noisy[:, 1], condition[:, 1])
     assert drawn.fallbacks.tolist() == [0, 1]
     assert torch.equal(drawn.noisy[0], expected.noisy[0])
     torch.testing.assert_close(drawn.noisy[1], expected.noisy[1], atol=1e-8, rtol=0)
     assert out.log_prob.isfinite().all()
-
-
-@pytest.mark.parametrize("causal_layers", [-1, 3])
-def test_more_causal_layers_than_layers_are_refused(causal_layers: int) -> None:
-    with pytest.raises(ConfigError, match="causal_layers"):
-        GlobalConfig(16, 2, 2, causal_layers)

@@ -26,7 +26,7 @@ class Affine(NamedTuple):
 
     def to_data(self, z: Tensor) -> Tensor:
         """x = mu + scale * z."""
-        return self.mu + torch.exp(self.log_scale) * z
+        return torch.addcmul(self.mu, torch.exp(self.log_scale), z)
 
 
 class AffineHead(nn.Module):

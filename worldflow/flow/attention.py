@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -88,54 +89,47 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
 
+class Modulation(NamedTuple):
+    """Factor and shift of each norm of a layer, (B, S or 1, width)."""
+
+    scale_attention: Tensor
+    shift_attention: Tensor
+    scale_mlp: Tensor
+    shift_mlp: Tensor
+
+
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and MLP; a condition, if any, scales and shifts both norms.
+    """Pre-norm attention and MLP; a modulation, if any, scales and shifts both norms.
 
     Args:
         width: features of a token.
         heads: attention heads.
-        condition: size of the conditioning vector; 0 for a layer without one. Its projection starts
-            at zero, so conditioning starts as the identity.
+        modulated: whether `forward` gets a modulation; the norms then have no parameters.
     """
 
-    def __init__(self, width: int, heads: int, condition: int = 0) -> None:
+    def __init__(self, width: int, heads: int, modulated: bool = False) -> None:
         super().__init__()
-        affine = condition == 0
+        affine = not modulated
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=affine)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=affine)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
         )
-        self.modulation = nn.Linear(condition, 4 * width) if condition else None
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
-
-    def modulate(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
-        """Factor and shift of each norm, (B, S or 1, width), of a condition (B, S or 1, D)."""
-        if self.modulation is None:
-            return None
-        if condition is None:
-            raise ValueError("this layer is conditioned and got no condition")
-        scale_attention, shift_attention, scale_mlp, shift_mlp = self.modulation(condition).chunk(
-            4, dim=-1
-        )
-        return 1.0 + scale_attention, shift_attention, 1.0 + scale_mlp, shift_mlp
 
     def forward(
         self,
         x: Tensor,
         bias: Tensor,
-        modulation: tuple[Tensor, ...] | None = None,
+        modulation: Modulation | None = None,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         h = self.norm_attention(x)
         if modulation is not None:
-            h = torch.addcmul(modulation[1], h, modulation[0])
+            h = torch.addcmul(modulation.shift_attention, h, modulation.scale_attention)
         x = x + self.attention(h, bias, rotation, cache)
         h = self.norm_mlp(x)
         if modulation is not None:
-            h = torch.addcmul(modulation[3], h, modulation[2])
+            h = torch.addcmul(modulation.shift_mlp, h, modulation.scale_mlp)
         return x + self.mlp(h)

@@ -6,34 +6,33 @@ order. Its forward direction is one pass; its inverse is the sampler's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, AffineHead
 from worldflow.flow.attention import TransformerLayer, attention_bias
 from worldflow.flow.cache import WindowCache
-from worldflow.flow.transformer import (
-    StepContext,
-    TransformerConfig,
-    VideoTransformer,
-    within_frame_mask,
-)
+from worldflow.flow.transformer import TransformerConfig, VideoTransformer
 
 
-def shift_tokens(x: Tensor) -> Tensor:
-    """Token i becomes token i - 1, token 0 becomes zero; tokens on the second-last axis."""
-    return torch.cat((torch.zeros_like(x[..., :1, :]), x[..., :-1, :]), dim=-2)
+def shift_tokens(x: Tensor, flip: bool = False) -> Tensor:
+    """Each token becomes the one before it, the first becomes zero; tokens on the second-last axis.
+
+    With `flip` the order is reversed: each token becomes the one after it, the last becomes zero.
+    """
+    return F.pad(x[..., 1:, :], (0, 0, 0, 1)) if flip else F.pad(x[..., :-1, :], (0, 0, 1, 0))
 
 
-class LocalBlock(nn.Module):
-    """Autoregressive over the N tokens of one frame; it never sees another frame.
+class CausalTokens(nn.Module):
+    """A transformer over the N tokens of one frame in which a token sees those before it only.
 
     Args:
-        config: size of its transformer.
+        config: its size.
         tokens: N.
         channels: C.
         flip: whether the order of the tokens is reversed.
@@ -49,8 +48,8 @@ class LocalBlock(nn.Module):
         self.layers = nn.ModuleList(
             TransformerLayer(config.width, config.heads) for _ in range(config.depth)
         )
-        self.head = AffineHead(config.width, channels)
-        bias = attention_bias(within_frame_mask(tokens, causal=True), like=self.position)
+        mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        bias = attention_bias(mask.T if flip else mask, like=self.position)
         self.register_buffer("bias", bias.detach(), persistent=False)
 
     @property
@@ -59,80 +58,67 @@ class LocalBlock(nn.Module):
         order = list(range(len(self.position)))
         return order[::-1] if self.flip else order
 
-    def forward(self, x: Tensor) -> Affine:
-        """Parameters for x (B, N, C), in x's own token order."""
-        if self.flip:
-            x = x.flip(1)
-        h = self.embed(shift_tokens(x)) + self.position
+    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
+        """x (B, N, C), and what else is given (B, N, width), to features (B, N, width)."""
+        h = self.embed(shift_tokens(x, self.flip)) + self.position
+        if given is not None:
+            h = h + given
         for layer in self.layers:
             h = layer(h, self.bias)
-        mu, log_scale = self.head(h)
-        return Affine(mu.flip(1), log_scale.flip(1)) if self.flip else Affine(mu, log_scale)
+        return h
+
+
+class LocalBlock(nn.Module):
+    """Autoregressive over the N tokens of one frame; it never sees another frame.
+
+    Args:
+        config: size of its transformer.
+        tokens: N.
+        channels: C.
+        flip: whether the order of the tokens is reversed.
+    """
+
+    def __init__(self, config: TransformerConfig, tokens: int, channels: int, flip: bool) -> None:
+        super().__init__()
+        self.within = CausalTokens(config, tokens, channels, flip)
+        self.head = AffineHead(config.width, channels)
+
+    @property
+    def order(self) -> list[int]:
+        """The order in which tokens depend on each other."""
+        return self.within.order
+
+    def forward(self, x: Tensor) -> Affine:
+        """Parameters for x (B, N, C)."""
+        return self.head(self.within(x))
 
 
 @dataclass
-class GlobalConfig(TransformerConfig):
+class GlobalConfig:
     """Size of the global block.
 
     Attributes:
-        causal_layers: how many of the layers, the last ones, see the earlier tokens of the frame
-            that is being made. All other layers see past frames only, so that a step runs them
-            once, while the sampler iterates over these. 0 makes the frame's tokens independent
-            given the past ("frame-parallel"): the local blocks alone tie them together.
+        past: of the deep transformer over past frames.
+        within: of the shallow one over the frame's earlier tokens; of depth 0 if there shall be
+            none ("frame-parallel": given the past, only the local blocks tie a frame's tokens).
     """
 
-    causal_layers: int = 1
+    past: TransformerConfig = field(default_factory=lambda: TransformerConfig(192, 5, 6))
+    within: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 1, 4))
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.causal_layers <= self.depth:
-            raise ConfigError(
-                f"global_block.causal_layers is {self.causal_layers}; it must be in "
-                f"0..{self.depth}, the block's depth"
-            )
-
-
-class GlobalCaches(NamedTuple):
-    """Keys and values of the layers that see the past only, and of the causal ones."""
-
-    past: WindowCache
-    within: WindowCache
-
-    def clone(self) -> GlobalCaches:
-        """A copy that shares no memory."""
-        return GlobalCaches(self.past.clone(), self.within.clone())
-
-    def advanced(self) -> GlobalCaches:
-        """The same memory, one frame later."""
-        return GlobalCaches(self.past.advanced(), self.within.advanced())
-
-    def rows(self, index: Tensor) -> GlobalCaches:
-        """The rows `index` (B',)."""
-        return GlobalCaches(self.past.rows(index), self.within.rows(index))
-
-    @staticmethod
-    def where(rows: Tensor, a: GlobalCaches, b: GlobalCaches) -> GlobalCaches:
-        """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
-        return GlobalCaches(
-            WindowCache.where(rows, a.past, b.past), WindowCache.where(rows, a.within, b.within)
-        )
-
-
-@dataclass
-class FrameContext:
-    """What is known of a frame before it is made: features (B, N, width) of its past and action."""
-
-    features: Tensor
-    within: StepContext
+        if self.past.depth < 1:
+            raise ConfigError("global_block.past.depth is 0; the past would not be read")
 
 
 class GlobalBlock(nn.Module):
     """Autoregressive over tokens in (time, token) order, conditioned on the actions.
 
-    Layers that see all past frames give features of what is to come; the causal layers add the
-    tokens of the frame itself that came before:
+    A deep transformer reads all that is known before the frame is made; a shallow one adds the
+    tokens of the frame itself that came before. So a step runs the deep one once, and the sampler
+    iterates over the shallow one alone.
 
-        h_t = past(u_<t, a_<=t)        (mu, scale)_(t, i) = head(within(h_<=t, u_<t, u_(t, <i)))
+        h_t = past(u_<t, a_<=t)        (mu, scale)_(t, i) = head(within(h_t, u_(t, <i)))
 
     Args:
         config: its size.
@@ -146,47 +132,43 @@ class GlobalBlock(nn.Module):
         self, config: GlobalConfig, tokens: int, channels: int, window: int, condition: int
     ) -> None:
         super().__init__()
-        self.config, self.tokens = config, tokens
-        size = {"width": config.width, "heads": config.heads}
-        past = TransformerConfig(depth=config.depth - config.causal_layers, **size)
-        within = TransformerConfig(depth=config.causal_layers, **size)
-        self.embed_previous = nn.Linear(channels, config.width)
-        self.past = VideoTransformer(past, tokens, window, condition, causal=False)
-        self.embed = nn.Linear(channels, config.width)
-        self.within = VideoTransformer(within, tokens, window, condition, causal=True)
-        self.head = AffineHead(config.width, channels)
+        width = config.past.width
+        self.embed = nn.Linear(channels, width)
+        self.past = VideoTransformer(config.past, tokens, window, condition)
+        self.within: CausalTokens | None = None
+        if config.within.depth:
+            self.within = CausalTokens(config.within, tokens, channels, flip=False)
+            self.project = nn.Linear(width, config.within.width)
+            width = config.within.width
+        self.head = AffineHead(width, channels)
 
     @property
     def order(self) -> list[int]:
         """The order in which the tokens of a frame depend on each other; empty if they do not."""
-        return list(range(self.tokens)) if self.config.causal_layers else []
+        return self.within.order if self.within is not None else []
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Affine:
         """Parameters for whole clips: hidden (B, T, N, C), condition (B, T, D)."""
         previous = torch.cat((torch.zeros_like(hidden[:, :1]), hidden[:, :-1]), dim=1)
-        features = self.past(self.embed_previous(previous), condition)
-        if self.order:
-            features = self.within(features + self.embed(shift_tokens(hidden)), condition)
-        return self.head(features)
+        features = self._project(self.past(self.embed(previous), condition))
+        flat = (rearrange(x, "b t n d -> (b t) n d") for x in (hidden, features))
+        affine = self.affine(*flat)
+        return Affine(*(x.reshape(hidden.shape) for x in affine))
 
-    def empty_caches(self, batch: int) -> GlobalCaches:
-        """The caches before the first frame."""
-        return GlobalCaches(self.past.empty_cache(batch), self.within.empty_cache(batch))
+    def read_past(self, previous: Tensor, condition: Tensor, cache: WindowCache) -> Tensor:
+        """What is known of the next frame: features (B, N, width) for `affine`.
 
-    def begin_frame(
-        self, previous: Tensor, condition: Tensor, caches: GlobalCaches
-    ) -> FrameContext:
-        """The layers that run once a frame: previous frame (B, N, C), its condition (B, D).
-
-        This and the passes of `step` write the frame's keys and values into `caches`.
+        Args:
+            previous: the last frame (B, N, C).
+            condition: of the next frame, (B, D).
+            cache: of the frames before; the last frame is written into it.
         """
-        context = self.past.begin_step(condition, caches.past)
-        features = self.past.step(self.embed_previous(previous), context)
-        return FrameContext(features, self.within.begin_step(condition, caches.within))
+        context = self.past.begin_step(condition, cache)
+        return self._project(self.past.step(self.embed(previous), context))
 
-    def step(self, hidden: Tensor, context: FrameContext) -> Affine:
-        """One pass over the current frame, hidden (B, N, C)."""
-        if not self.order:
-            return self.head(context.features)
-        features = context.features + self.embed(shift_tokens(hidden))
-        return self.head(self.within.step(features, context.within))
+    def affine(self, hidden: Tensor, features: Tensor) -> Affine:
+        """Parameters for a frame, one pass: hidden (B, N, C), features as of `read_past`."""
+        return self.head(features if self.within is None else self.within(hidden, features))
+
+    def _project(self, features: Tensor) -> Tensor:
+        return features if self.within is None else self.project(features)

@@ -78,19 +78,15 @@ class WindowCache:
         slots = distinct.pop() if len(distinct) == 1 else each
         return [LayerCache(self.keys[i], self.values[i], slots) for i in range(len(self.keys))]
 
-    def mask(self, within: Tensor) -> Tensor:
-        """What the N tokens of the current frame may attend to: (B, 1, N, W * N) bool.
+    def mask(self, tokens: int) -> Tensor:
+        """What the current frame may attend to, (B, 1, 1, W * N) bool, N being `tokens`.
 
-        Args:
-            within: (N, N) bool, the rule inside the current frame. Past frames that the ring holds
-                are seen whole; empty slots are not seen.
+        Itself and the past frames that the ring holds; not the empty slots.
         """
         slots = torch.arange(self.window, device=self.time.device)
         age = (self.time[:, None] - slots) % self.window  # (B, W), 0 for the current frame
-        past = (age > 0) & (age <= self.time[:, None])
-        current = (age == 0)[:, None, :, None] & within[None, :, None, :]
-        visible = past[:, None, :, None] | current
-        return visible.flatten(2, 3)[:, None]
+        visible = age <= self.time[:, None]
+        return visible.repeat_interleave(tokens, dim=1)[:, None, None]
 
     def clone(self) -> WindowCache:
         """A copy that shares no memory."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, standard_normal_log_prob
-from worldflow.flow.block import FrameContext, GlobalBlock, GlobalCaches, GlobalConfig, LocalBlock
+from worldflow.flow.block import GlobalBlock, GlobalConfig, LocalBlock
+from worldflow.flow.cache import WindowCache
 from worldflow.flow.sampler import SamplerConfig, invert
 from worldflow.flow.transformer import TransformerConfig
 
@@ -32,7 +33,7 @@ class FlowConfig:
     window: int = 8
     local_blocks: int = 2
     local: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 2, 4))
-    global_block: GlobalConfig = field(default_factory=lambda: GlobalConfig(192, 6, 6))
+    global_block: GlobalConfig = field(default_factory=GlobalConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
@@ -78,20 +79,20 @@ class FlowState:
     """The past of each row.
 
     Attributes:
-        caches: keys and values of the global block.
+        cache: keys and values of the global block.
         hidden: u of the last frame, (B, N, C); zeros before the first frame.
         affines: the maps of the last frame, of the local blocks and then of the global one; the
             identity before the first frame. From them the sampler starts.
     """
 
-    caches: GlobalCaches
+    cache: WindowCache
     hidden: Tensor
     affines: tuple[Affine, ...]
 
     def rows(self, index: Tensor) -> FlowState:
         """The rows `index` (B',)."""
         return FlowState(
-            self.caches.rows(index),
+            self.cache.rows(index),
             self.hidden.index_select(0, index),
             tuple(
                 Affine(affine.mu.index_select(0, index), affine.log_scale.index_select(0, index))
@@ -104,7 +105,7 @@ class FlowState:
         """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
         mask = rows[:, None, None]
         return FlowState(
-            GlobalCaches.where(rows, a.caches, b.caches),
+            WindowCache.where(rows, a.cache, b.cache),
             torch.where(mask, a.hidden, b.hidden),
             tuple(
                 Affine(torch.where(mask, x.mu, y.mu), torch.where(mask, x.log_scale, y.log_scale))
@@ -149,17 +150,17 @@ class Flow(nn.Module):
 
     def empty_state(self, batch: int) -> FlowState:
         """The state before the first frame."""
-        caches = self.global_block.empty_caches(batch)
-        zeros = caches.past.keys.new_zeros(batch, self.tokens, self.channels)
-        return FlowState(caches, zeros, (Affine(zeros, zeros),) * (len(self.local_blocks) + 1))
+        cache = self.global_block.past.empty_cache(batch)
+        zeros = cache.keys.new_zeros(batch, self.tokens, self.channels)
+        return FlowState(cache, zeros, (Affine(zeros, zeros),) * (len(self.local_blocks) + 1))
 
     def observe(
         self, state: FlowState, noisy: Tensor, condition: Tensor
     ) -> tuple[FlowState, FlowOutput]:
         """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame."""
-        caches = state.caches.clone()
-        context = self.global_block.begin_frame(state.hidden, condition, caches)
-        return self._append(noisy, context, caches)
+        cache = state.cache.clone()
+        features = self.global_block.read_past(state.hidden, condition, cache)
+        return self._append(noisy, features, cache)
 
     def step(
         self,
@@ -182,30 +183,30 @@ class Flow(nn.Module):
             sampler: how to invert; the config's by default.
         """
         sampler = sampler or self.config.sampler
-        caches = state.caches.clone()
-        context = self.global_block.begin_frame(state.hidden, condition, caches)
+        cache = state.cache.clone()
+        features = self.global_block.read_past(state.hidden, condition, cache)
         blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [
             (block, block.order) for block in self._local_blocks()
         ]
-        blocks.append((lambda x: self.global_block.step(x, context), self.global_block.order))
+        blocks.append((lambda x: self.global_block.affine(x, features), self.global_block.order))
         x, passes, fallbacks = noise, [], []
         for (block, order), affine in zip(reversed(blocks), reversed(state.affines), strict=True):
             x, count, fallback = invert(block, x, affine.to_data(x), order, sampler)
             passes.append(count)
             fallbacks.append(fallback)
         sample = FlowSample(x, torch.stack(passes, dim=1), torch.stack(fallbacks, dim=1).sum(1))
-        return *self._append(x, context, caches), sample
+        return *self._append(x, features, cache), sample
 
     def _append(
-        self, noisy: Tensor, context: FrameContext, caches: GlobalCaches
+        self, noisy: Tensor, features: Tensor, cache: WindowCache
     ) -> tuple[FlowState, FlowOutput]:
         hidden, affines = self._local(noisy)
-        affine = self.global_block.step(hidden, context)
+        affine = self.global_block.affine(hidden, features)
         noise = affine.to_noise(hidden)
         affines = (*affines, affine)
         log_scale = _log_scale(affines)
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        return FlowState(caches.advanced(), hidden, affines), FlowOutput(noise, log_prob, log_scale)
+        return FlowState(cache.advanced(), hidden, affines), FlowOutput(noise, log_prob, log_scale)
 
     def _local_blocks(self) -> list[LocalBlock]:
         return [block for block in self.local_blocks if isinstance(block, LocalBlock)]
@@ -222,7 +223,7 @@ class Flow(nn.Module):
 
 def _frame_sum(values: Tensor) -> Tensor:
     """Sum over tokens and channels of each frame."""
-    return reduce(values, "... n c -> ...", "sum")
+    return values.sum(dim=(-2, -1))
 
 
 def _log_scale(affines: Sequence[Affine]) -> Tensor:

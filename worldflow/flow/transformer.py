@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
-from worldflow.flow.attention import TimeRotary, TransformerLayer, attention_bias
+from worldflow.flow.attention import Modulation, TimeRotary, TransformerLayer, attention_bias
 from worldflow.flow.cache import LayerCache, WindowCache
 
 
@@ -19,7 +19,7 @@ class TransformerConfig:
 
     Attributes:
         width: features of a token.
-        depth: number of layers; 0 leaves the embeddings alone.
+        depth: number of layers; 0 where its place allows for none.
         heads: attention heads; width / heads must be even.
     """
 
@@ -36,19 +36,10 @@ class TransformerConfig:
             )
 
 
-def within_frame_mask(tokens: int, causal: bool) -> Tensor:
-    """(N, N) bool: what a token sees of its own frame (itself and before it, or everything)."""
-    mask = torch.ones(tokens, tokens, dtype=torch.bool)
-    return mask.tril() if causal else mask
-
-
-def window_mask(frames: int, window: int, within: Tensor) -> Tensor:
-    """(T * N, T * N) bool: past frames closer than `window` whole, the own frame by `within`."""
-    times = torch.arange(frames, device=within.device)
+def window_mask(times: Tensor, window: int) -> Tensor:
+    """(S, S) bool: tokens at integer `times` (S,) see their own frame and the W - 1 before it."""
     age = times[:, None] - times[None, :]
-    past = ((age > 0) & (age < window))[:, None, :, None]
-    current = (age == 0)[:, None, :, None] & within[None, :, None, :]
-    return rearrange(past | current, "t n s m -> (t n) (s m)")
+    return (age >= 0) & (age < window)
 
 
 @dataclass
@@ -58,11 +49,11 @@ class StepContext:
     caches: list[LayerCache]
     bias: Tensor
     rotation: tuple[Tensor, Tensor]
-    modulations: list[tuple[Tensor, ...] | None]
+    modulations: list[Modulation]
 
 
 class VideoTransformer(nn.Module):
-    """Layers over tokens in (time, token) order, conditioned on one vector a frame.
+    """Layers over frames of tokens, causal by frame, conditioned on one vector a frame.
 
     `forward` is the masked full computation, `step` the same for one frame after cached ones.
 
@@ -71,38 +62,34 @@ class VideoTransformer(nn.Module):
         tokens: N, tokens of a frame.
         window: W, frames that a layer's attention spans, the current one included.
         condition: size of a frame's conditioning vector.
-        causal: whether a token sees only itself and earlier tokens of its own frame, or all.
     """
 
-    within: Tensor
-
-    def __init__(
-        self, config: TransformerConfig, tokens: int, window: int, condition: int, causal: bool
-    ) -> None:
+    def __init__(self, config: TransformerConfig, tokens: int, window: int, condition: int) -> None:
         super().__init__()
         self.config, self.tokens, self.window = config, tokens, window
         self.head_dim = config.width // config.heads
         self.position = nn.Parameter(0.02 * torch.randn(tokens, config.width))
         self.rotary = TimeRotary(self.head_dim, window)
         self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.heads, condition) for _ in range(config.depth)
+            TransformerLayer(config.width, config.heads, modulated=True)
+            for _ in range(config.depth)
         )
-        self.register_buffer("within", within_frame_mask(tokens, causal), persistent=False)
+        # of all layers at once; starts at zero, so that conditioning starts as the identity
+        self.modulation = nn.Linear(condition, config.depth * 4 * config.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, T, N, width), condition (B, T, D) to features (B, T, N, width)."""
         frames = x.shape[1]
         x = rearrange(x + self.position, "b t n d -> b (t n) d")
-        bias = attention_bias(window_mask(frames, self.window, self.within), like=x)
         times = torch.arange(frames, device=x.device).repeat_interleave(self.tokens)
+        bias = attention_bias(window_mask(times, self.window), like=x)
         rotation = self.rotary(times)
-        for layer in self._layers():
-            modulation = layer.modulate(condition)
-            if modulation is not None:  # one for a frame, the same for all its tokens
-                modulation = tuple(
-                    repeat(part, "b t d -> b (t n) d", n=self.tokens) for part in modulation
-                )
-            x = layer(x, bias, modulation, rotation)
+        for layer, modulation in zip(self.layers, self._modulations(condition), strict=True):
+            # one for a frame, the same for all its tokens
+            parts = (repeat(part, "b t d -> b (t n) d", n=self.tokens) for part in modulation)
+            x = layer(x, bias, Modulation(*parts), rotation)
         return rearrange(x, "b (t n) d -> b t n d", n=self.tokens)
 
     def empty_cache(self, batch: int) -> WindowCache:
@@ -125,9 +112,9 @@ class VideoTransformer(nn.Module):
         cos, sin = self.rotary(cache.time)
         return StepContext(
             caches=cache.layers(),
-            bias=attention_bias(cache.mask(self.within), like=condition),
+            bias=attention_bias(cache.mask(self.tokens), like=condition),
             rotation=(cos[:, None, None], sin[:, None, None]),
-            modulations=[layer.modulate(condition[:, None]) for layer in self._layers()],
+            modulations=self._modulations(condition[:, None]),
         )
 
     def step(self, x: Tensor, context: StepContext) -> Tensor:
@@ -143,5 +130,13 @@ class VideoTransformer(nn.Module):
             )
         return x
 
-    def _layers(self) -> list[TransformerLayer]:
-        return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
+    def _modulations(self, condition: Tensor) -> list[Modulation]:
+        """Of each layer, from a condition (B, T, D)."""
+        scales, shifts = self.modulation(condition).chunk(2, dim=-1)
+        # two of each a layer: of the attention's norm and of the MLP's
+        parts = zip(
+            (1.0 + scales).split(self.config.width, dim=-1),
+            shifts.split(self.config.width, dim=-1),
+            strict=True,
+        )
+        return [Modulation(*first, *second) for first, second in zip(parts, parts, strict=True)]
