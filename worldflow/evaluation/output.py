@@ -97,6 +97,33 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
     }
     rows = quality | nll | passes
     report.table([{"figure": name, "value": value} for name, value in rows.items()])
+    add_score(report, figures["score"])
+
+
+def add_score(report: Report, score: dict[str, Any]) -> None:
+    """Append what `score_matching.score_figures` measured to a report."""
+    report.text(
+        f"The denoiser (lookahead {score['lookahead']}) learned the flow's score. Below is how "
+        "much of the exact score it explains, at frames without and with knowledge of the next "
+        "one, and how far from the clean latents they take the noisy ones: mean squared error at "
+        f"{score['frames']} frames. {score['clamped']:.2%} of the exact scores were clamped."
+    )
+    report.table(
+        [
+            {
+                "latents": name,
+                "R² of the denoiser's prediction": _interval(score["explained"].get(name)),
+                "squared error": _interval(error),
+            }
+            for name, error in score["squared_error"].items()
+        ]
+    )
+
+
+def _interval(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate['mean']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
 
 
 def _with_context(evaluation: Evaluation, row: int) -> np.ndarray:

@@ -104,7 +104,7 @@ def scores(
     for piece in chunks(len(clips.frames), batch):
         frames, taken = torch.from_numpy(clips.frames[piece]), torch.from_numpy(actions[piece])
         numbers = range(len(clips.frames))[piece]
-        pieces.append(world.score(frames, taken, [_clip_noise(seed, clip) for clip in numbers]))
+        pieces.append(world.score(frames, taken, [clip_noise(seed, clip) for clip in numbers]))
     return Scores(
         **{
             name: torch.cat([getattr(piece, name) for piece in pieces]).cpu()
@@ -113,7 +113,8 @@ def scores(
     )
 
 
-def _clip_noise(seed: int, clip: int) -> torch.Generator:
+def clip_noise(seed: int, clip: int) -> torch.Generator:
+    """The generator of the noise on the latents of clip number `clip`."""
     return generator_of(np.random.SeedSequence([seed, clip]))
 
 
