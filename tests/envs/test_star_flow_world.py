@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -169,6 +171,21 @@ def test_info_has_every_score(scripted_world: MakeWorld) -> None:
     assert all(type(at_step[name]) is float and np.isfinite(at_step[name]) for name in SCORES)
     assert at_reset["jacobi_iterations"].tolist() == [0, 0, 0]
     assert (at_step["jacobi_iterations"] >= 1).all()
+    assert at_step["sequential_fallbacks"] == 0
+
+
+def test_a_row_that_had_to_be_inverted_token_by_token_is_counted() -> None:
+    env = gym.make(ENV_ID, world=tiny_world(), horizon=5)
+    env.reset(seed=0)
+    imagination = env.unwrapped.imagination
+    flow = imagination._state.flow
+    *local, last = flow.affines
+    nowhere = last._replace(mu=torch.full_like(last.mu, torch.nan))  # where Jacobi starts
+    flow = replace(flow, affines=(*local, nowhere))
+    imagination._state = replace(imagination._state, flow=flow)
+    info = env.step(0)[-1]
+    assert info["sequential_fallbacks"] == 1 and np.isfinite(info["log_likelihood"])
+    assert env.step(0)[-1]["sequential_fallbacks"] == 0
 
 
 def test_starting_context_can_be_chosen(scripted_world: MakeWorld) -> None:

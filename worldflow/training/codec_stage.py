@@ -15,6 +15,7 @@ from worldflow.data.windows import ClipSampler
 from worldflow.evaluation.metrics import psnr
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import StageConfig, step_generators
+from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
 
 STATISTICS_FRAMES = 2048
@@ -62,6 +63,7 @@ class CodecStage:
         self.world, self.config, self.dataset, self.seed = world, config, dataset, seed
         self.train = ClipSampler(dataset.lengths, train, clip=2)
         self.held_out = ClipSampler(dataset.lengths, held_out, clip=2)
+        self._batches = Prefetch(lambda step: self._frames(self.train, config.batch, step))
         self.background = self._frames(self.train, STATISTICS_FRAMES, 0)[1].mean(0, keepdim=True)
 
     def modules(self) -> list[nn.Module]:
@@ -71,7 +73,7 @@ class CodecStage:
     def update(self, step: int) -> dict[str, Tensor]:
         """Gradients of the weighted reconstruction error at a noise between none and sigma."""
         self.world.codec.train()
-        previous, pixels = self._frames(self.train, self.config.batch, step)
+        previous, pixels = self._batches.batch(step)
         _, generator = step_generators(self.seed, self.name, step)
         latents = self.world.codec.encode(pixels)
         # the decoder shows denoised latents, whose remaining error lies between 0 and sigma

@@ -16,6 +16,7 @@ from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.denoiser import tweedie
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import StageConfig, step_generators
+from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
 
 VALIDATION_CLIPS = 64
@@ -108,6 +109,7 @@ class FlowStage:
         self.dataset = dataset
         self.train = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
         self.held_out = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
+        self._batches = Prefetch(self._training_batch)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
@@ -121,8 +123,8 @@ class FlowStage:
         One backward pass of the NLL gives both the flow's gradients and, at its input, the score
         that the denoiser learns: the target costs nothing extra.
         """
-        rng, generator = step_generators(self.seed, self.name, step)
-        batch = self.episodes.batch(self.train.sample(self.config.batch, rng), self.config.clip)
+        batch = self._batches.batch(step)
+        _, generator = step_generators(self.seed, self.name, step)
         noisy = self._noisy(batch, generator).requires_grad_()
         nll, count = self._nll(noisy, batch.actions, batch.valid)
         nll.backward()
@@ -158,6 +160,10 @@ class FlowStage:
         if whole and not world.config.denoiser.lookahead:  # one that looks ahead cannot step
             strip = self._strip([picks[row] for row in whole], batch.actions[whole])
             logger.picture(step, "real_codec_dream", strip)
+
+    def _training_batch(self, step: int) -> Batch:
+        rng, _ = step_generators(self.seed, self.name, step)
+        return self.episodes.batch(self.train.sample(self.config.batch, rng), self.config.clip)
 
     def _noisy(self, batch: Batch, generator: torch.Generator) -> Tensor:
         noise = torch.randn(batch.latents.shape, generator=generator)
