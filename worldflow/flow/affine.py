@@ -49,11 +49,13 @@ class AffineHead(nn.Module):
         return self.projection.weight.dtype
 
     def forward(self, features: Tensor) -> Affine:
-        with torch.autocast(features.device.type, enabled=False):
-            mu, raw = self.projection(self.norm(features.to(self.dtype))).chunk(2, dim=-1)
-            # smooth and bounded: no token can be squeezed or stretched by more than e^4
-            log_scale = LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
-        return Affine(mu, log_scale)
+        device = features.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self(features.to(self.dtype))
+        mu, raw = self.projection(self.norm(features)).chunk(2, dim=-1)
+        # smooth and bounded: no token can be squeezed or stretched by more than e^4
+        return Affine(mu, LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND))
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -58,11 +58,15 @@ class CausalTokens(nn.Module):
         order = list(range(len(self.position)))
         return order[::-1] if self.flip else order
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
-        """x (B, N, C), and what else is given (B, N, width), to features (B, N, width)."""
-        h = self.embed(shift_tokens(x, self.flip)) + self.position
-        if given is not None:
-            h = h + given
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        """x (B, N, C) to features (B, N, width).
+
+        Args:
+            x: the tokens.
+            given: what else is known of each token: `position`, and more where there is more, in
+                one sum (B, N, width) or (N, width) that is made before the sampler's iterations.
+        """
+        h = self.embed(shift_tokens(x, self.flip)) + given
         for layer in self.layers:
             h = layer(h, self.bias)
         return h
@@ -90,7 +94,7 @@ class LocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Affine:
         """Parameters for x (B, N, C)."""
-        return self.head(self.within(x))
+        return self.head(self.within(x, self.within.position))
 
 
 @dataclass
@@ -171,4 +175,6 @@ class GlobalBlock(nn.Module):
         return self.head(features if self.within is None else self.within(hidden, features))
 
     def _project(self, features: Tensor) -> Tensor:
-        return features if self.within is None else self.project(features)
+        if self.within is None:
+            return features
+        return self.project(features) + self.within.position
