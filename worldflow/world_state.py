@@ -88,5 +88,5 @@ class Prediction(Scores):
 
     @cached_property
     def frame(self) -> Tensor:
-        """(B, H, W, 3) uint8. Made when it is first asked for: pixels cost as much as the flow."""
+        """(B, H, W, 3) uint8. Made when it is first asked for: a fifth of a step or more."""
         return self.decode(self.latents)

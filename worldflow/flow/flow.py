@@ -158,8 +158,7 @@ class Flow(nn.Module):
         self, state: FlowState, noisy: Tensor, condition: Tensor
     ) -> tuple[FlowState, FlowOutput]:
         """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame."""
-        cache = state.cache.clone()
-        features = self.global_block.read_past(state.hidden, condition, cache)
+        features, cache = self._read_past(state, condition)
         return self._append(noisy, features, cache)
 
     def step(
@@ -183,8 +182,7 @@ class Flow(nn.Module):
             sampler: how to invert; the config's by default.
         """
         sampler = sampler or self.config.sampler
-        cache = state.cache.clone()
-        features = self.global_block.read_past(state.hidden, condition, cache)
+        features, cache = self._read_past(state, condition)
         blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [
             (block, block.order) for block in self._local_blocks()
         ]
@@ -196,6 +194,11 @@ class Flow(nn.Module):
             fallbacks.append(fallback)
         sample = FlowSample(x, torch.stack(passes, dim=1), torch.stack(fallbacks, dim=1).sum(1))
         return *self._append(x, features, cache), sample
+
+    def _read_past(self, state: FlowState, condition: Tensor) -> tuple[Tensor, WindowCache]:
+        """What is known of the next frame, and a copy of the cache with the last one in it."""
+        cache = state.cache.clone()
+        return self.global_block.read_past(state.hidden, condition, cache), cache
 
     def _append(
         self, noisy: Tensor, features: Tensor, cache: WindowCache
