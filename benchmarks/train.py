@@ -67,6 +67,7 @@ def random_episodes(folder: Path, seed: int) -> None:
             actions=rng.integers(0, spec.n, FRAMES),
             rewards=rng.random(FRAMES, dtype=np.float32),
             terminated=np.zeros(FRAMES, dtype=np.bool_),
+            known=np.ones(FRAMES, dtype=np.bool_),
             seed=index,
             truncated=True,
         )

@@ -135,6 +135,7 @@ def record_episode(
         actions=np.stack(actions),
         rewards=np.array(rewards, np.float32),
         terminated=np.array(ends, np.bool_),
+        known=np.ones(len(frames), np.bool_),
         seed=seed,
         truncated=truncated,
     )

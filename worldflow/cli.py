@@ -7,6 +7,8 @@ runs, so that this package needs neither Gymnasium's environments nor Stable-Bas
 from __future__ import annotations
 
 import importlib
+import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,15 +21,24 @@ from worldflow.errors import ConfigError, WorldflowError
 
 USER_ERROR = 2  # exit codes
 INTERRUPTED = 130
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its YAML file in `configs/`, its function ("module:name") and a line of help."""
+    """One command.
+
+    Attributes:
+        config: its YAML file in `configs/`.
+        function: "module:name".
+        help: a line.
+        positional: settings that may be given without their name, in this order.
+    """
 
     config: str
     function: str
     help: str
+    positional: tuple[str, ...] = ()
 
     def load(self) -> tuple[Callable[[Any], object], type[Any]]:
         """The function and the dataclass of its only parameter, `config`."""
@@ -49,6 +60,15 @@ COMMANDS = {
     ),
     "evaluate-agent": Command(
         "evaluate_agent", "worldflow.agents.evaluate:main", "play an agent, dreamed and real"
+    ),
+    "data inspect": Command(
+        "data_inspect", "worldflow.data.inspect:main", "say what a folder of videos holds", ("src",)
+    ),
+    "data convert": Command(
+        "data_convert", "worldflow.data.convert:main", "write it as another format", ("src", "dst")
+    ),
+    "data label": Command(
+        "data_label", "worldflow.labelling.label:main", "infer the actions of videos", ("src",)
     ),
     "demo": Command("demo", "worldflow.agents.demo:main", "all of the above, with a report"),
 }
@@ -73,8 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"worldflow {__version__}")
         return 0
+    rest = arguments[1:]
+    if name in {command.split()[0] for command in COMMANDS if " " in command} and rest:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     try:
-        run(name, arguments[1:])
+        run(name, rest)
     except WorldflowError as error:
         print(f"worldflow {name}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -95,7 +118,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     if command is None:
         raise ConfigError(f"unknown command; choose one of {', '.join(COMMANDS)}")
     options = {text for text in arguments if text.startswith("-")}
-    overrides = [text for text in arguments if text not in options]
+    overrides = _named([text for text in arguments if text not in options], command.positional)
     if unknown := sorted(options - {"-h", "--help", "--cfg"}):
         raise ConfigError(f"unknown option {unknown[0]}; use --help, --cfg or key=value")
     function, schema = command.load()
@@ -105,6 +128,14 @@ def run(name: str, arguments: Sequence[str]) -> None:
         print(OmegaConf.to_yaml(compose_config(command.config, schema, overrides)).rstrip())
     else:
         function(load_config(command.config, schema, overrides))
+
+
+def _named(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """The overrides, with their names before the leading ones that have none."""
+    bare = list(itertools.takewhile(lambda text: not OVERRIDE.match(text), arguments))
+    bare = bare[: len(positional)]
+    names = [f"{name}={text}" for name, text in zip(positional, bare, strict=False)]
+    return [*names, *arguments[len(bare) :]]
 
 
 def usage() -> str:
@@ -123,7 +154,8 @@ def usage() -> str:
 
 def command_help(name: str, command: Command, schema: type[Any]) -> str:
     """The text of `worldflow COMMAND --help`: the groups' choices and the default settings."""
-    lines = [f"usage: worldflow {name} [key=value ...]", "", f"  {command.help}", ""]
+    given = "".join(f" {key.upper()}" for key in command.positional)
+    lines = [f"usage: worldflow {name}{given} [key=value ...]", "", f"  {command.help}", ""]
     groups = sorted(groups_of(command.config))
     lines += [f"  {group}=  {', '.join(choices(group))}" for group in groups]
     lines += [""] * bool(groups) + ["settings and their defaults (??? must be given):", ""]

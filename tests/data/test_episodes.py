@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import save, save_file
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
@@ -29,7 +30,8 @@ def episode(length: int, seed: int = 0, truncated: bool = False) -> Episode:
     frames = np.broadcast_to(steps[:, None, None, None], (length, 8, 8, 3)).astype(np.uint8)
     terminated = np.zeros(length, dtype=np.bool_)
     terminated[-1] = not truncated
-    return Episode(frames, steps % 5, (steps / 2).astype(np.float32), terminated, seed, truncated)
+    rewards, known = (steps / 2).astype(np.float32), steps != 2
+    return Episode(frames, steps % 5, rewards, terminated, known, seed, truncated)
 
 
 @pytest.fixture
@@ -212,3 +214,19 @@ def test_split_holds_out_whole_episodes() -> None:
         split([0], 0.5, seed=0)
     with pytest.raises(DataError, match=r"data\.held_out"):
         split(episodes, 1.0, seed=0)
+
+
+def test_a_dataset_of_version_1_says_what_was_true_then(folder: Path) -> None:
+    path = folder / "dataset.json"
+    values = json.loads(path.read_text())
+    old = {k: v for k, v in values.items() if k not in ("has_rewards", "has_terminations", "lossy")}
+    path.write_text(json.dumps({**old, "format_version": 1}))
+    for file in (folder / "episodes").iterdir():
+        with safe_open(file, framework="numpy") as stored:
+            facts = stored.metadata()
+            tensors = {k: stored.get_tensor(k) for k in stored.keys() if k != "known"}  # noqa: SIM118
+        file.write_bytes(save(tensors, facts))
+    dataset = EpisodeDataset(folder)
+    metadata = dataset.metadata
+    assert (metadata.has_rewards, metadata.has_terminations, metadata.lossy) == (True, True, None)
+    assert dataset.read(1, 1, 5).known.tolist() == [True] * 4

@@ -52,7 +52,8 @@ def make_dataset(tmp_path: Path) -> Callable[..., EpisodeDataset]:
                 actions[1:] = np.arange(length - 1) % 3
             ended = np.arange(length) == length - 1
             rewards = np.zeros(length, np.float32)
-            writer.add(index, Episode(frames, actions, rewards, ended, seed=0, truncated=False))
+            known = np.ones(length, np.bool_)
+            writer.add(index, Episode(frames, actions, rewards, ended, known, 0, truncated=False))
         return EpisodeDataset(folder)
 
     return make

@@ -1,7 +1,8 @@
 """The lossless episode store: a folder with `dataset.json` and one safetensors file per episode.
 
 `actions[t]` led to `frames[t]`; `rewards[t]` and `terminated[t]` arrived with it. Index 0 of an
-episode is its reset frame, with a zero action, zero reward and `terminated` False.
+episode is its reset frame, with a zero action, zero reward and `terminated` False. `known[t]` says
+whether the action was recorded; a file without it is of a time when all were.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,7 +23,7 @@ from worldflow.actions import ActionSpec
 from worldflow.data.metadata import DatasetMetadata, read_metadata, write_atomically
 from worldflow.errors import DataError
 
-TENSORS = ("frames", "actions", "rewards", "terminated")
+TENSORS = ("frames", "actions", "rewards", "terminated", "known")
 _FILE_NAME = re.compile(r"\d{6,}\.safetensors")
 
 
@@ -34,6 +36,7 @@ class Episode:
         actions: (T, ...) int64 or float32; `actions[t]` led to `frames[t]`.
         rewards: (T,) float32.
         terminated: (T,) bool.
+        known: (T,) bool; where False, the action was not recorded and `actions` holds a zero.
         seed: the seed given to the source's reset.
         truncated: whether the last frame is where a time limit cut the episode.
 
@@ -45,6 +48,7 @@ class Episode:
     actions: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
+    known: np.ndarray
     seed: int
     truncated: bool
 
@@ -64,6 +68,7 @@ class Episode:
         for name, array, dtype in (
             ("rewards", self.rewards, np.float32),
             ("terminated", self.terminated, np.bool_),
+            ("known", self.known, np.bool_),
         ):
             if array.shape != (length,) or array.dtype != dtype:
                 raise DataError(
@@ -73,6 +78,16 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+
+class EpisodeSteps(NamedTuple):
+    """An `Episode` without its frames."""
+
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    known: np.ndarray
+    truncated: bool
 
 
 def episode_files(folder: Path) -> list[Path]:
@@ -138,9 +153,16 @@ class EpisodeWriter:
         tensors = {name: np.ascontiguousarray(getattr(episode, name)) for name in TENSORS}
         # One metadata key only: safetensors writes several keys in a random order.
         facts = {"seed": episode.seed, "truncated": episode.truncated}
-        path = self.folder / "episodes" / f"{index:06d}.safetensors"
+        path = self._path(index)
         write_atomically(path, save(tensors, {"episode": json.dumps(facts, sort_keys=True)}))
         return path
+
+    def remove(self, index: int) -> None:
+        """Take back an episode."""
+        self._path(index).unlink()
+
+    def _path(self, index: int) -> Path:
+        return self.folder / "episodes" / f"{index:06d}.safetensors"
 
 
 class EpisodeDataset:
@@ -190,38 +212,52 @@ class EpisodeDataset:
         try:
             with safe_open(path, framework="numpy") as file:
                 facts = json.loads(file.metadata()["episode"])
-                arrays = {name: file.get_slice(name)[start:stop] for name in TENSORS}
+                arrays = {name: file.get_slice(name)[start:stop] for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
+        arrays.setdefault("known", np.ones(stop - start, dtype=np.bool_))
         truncated = bool(facts["truncated"]) and stop == length
         return Episode(**arrays, seed=int(facts["seed"]), truncated=truncated)
 
-    def rewards(self, i: int) -> np.ndarray:
-        """The rewards (T,) of the i-th episode, without reading its frames.
+    def steps_of(self, i: int) -> EpisodeSteps:
+        """All but the frames of the i-th episode.
 
         Raises:
             DataError: the file is damaged.
         """
         try:
             with safe_open(self.paths[i], framework="numpy") as file:
-                return np.asarray(file.get_tensor("rewards"))
+                facts = json.loads(file.metadata()["episode"])
+                arrays = {name: file.get_tensor(name) for name in file.keys() if name != "frames"}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(self.paths[i], str(error)) from error
+        arrays.setdefault("known", np.ones(int(self.lengths[i]), dtype=np.bool_))
+        return EpisodeSteps(**arrays, truncated=bool(facts["truncated"]))
 
     def fingerprint(self) -> str:
-        """A digest that another dataset does not share: of metadata, lengths and all rewards."""
+        """A digest that another dataset does not share: of metadata, steps, first and last frames.
+
+        Raises:
+            DataError: a file is damaged.
+        """
         digest = hashlib.sha256(json.dumps(self.metadata.to_dict(), sort_keys=True).encode())
         for index, length in enumerate(self.lengths.tolist()):
-            digest.update(f"{length}:".encode() + self.rewards(index).tobytes())
+            digest.update(f"{length}:".encode())
+            steps = self.steps_of(index)
+            for values in (steps.actions, steps.rewards, steps.terminated, steps.known):
+                digest.update(values.tobytes())
+            for frame in (0, length - 1):
+                digest.update(self.read(index, frame, frame + 1).frames.tobytes())
         return digest.hexdigest()[:16]
 
     def _length(self, path: Path) -> int:
         """Frames in one episode file, its header checked against the dataset's."""
         try:
             with safe_open(path, framework="numpy") as file:
-                if set(file.keys()) != set(TENSORS) or "episode" not in (file.metadata() or {}):
+                keys = set(file.keys()) | {"known"}
+                if keys != set(TENSORS) or "episode" not in (file.metadata() or {}):
                     raise _damaged(path, f"holds {sorted(file.keys())}, needs {list(TENSORS)}")
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in TENSORS}
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
         length = shapes["frames"][0] if shapes["frames"] else 0
@@ -230,8 +266,9 @@ class EpisodeDataset:
             "actions": (length, *self.action_spec.shape),
             "rewards": (length,),
             "terminated": (length,),
+            "known": (length,),
         }
-        for name in TENSORS:
+        for name in shapes:
             if shapes[name] != expected[name] or length == 0:
                 raise _damaged(path, f"{name} is {shapes[name]}, must be {expected[name]}")
         return int(length)

@@ -12,7 +12,9 @@ from typing import Any
 from worldflow.actions import ActionSpec
 from worldflow.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Fields that version 1 did not have, and what was true of every dataset then.
+ADDED_IN_2: dict[str, Any] = {"has_rewards": True, "has_terminations": True, "lossy": None}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class DatasetMetadata:
         fps: frames per second of the source.
         seed: seed of the collection.
         collect: the other settings of the collection, JSON-able.
+        has_rewards: whether rewards were recorded; those in the episodes are zeros otherwise.
+        has_terminations: whether terminations were recorded; False otherwise.
+        lossy: what lossy compression the frames went through before they came here, such as "h264
+            video". Likelihoods describe it too.
     """
 
     source: dict[str, Any]
@@ -34,6 +40,9 @@ class DatasetMetadata:
     fps: float
     seed: int
     collect: dict[str, Any]
+    has_rewards: bool = True
+    has_terminations: bool = True
+    lossy: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form (tuples as lists); `from_dict` is its inverse."""
@@ -47,10 +56,12 @@ class DatasetMetadata:
             DataError: a field is missing or unknown, or the format version is another one.
         """
         version = values.get("format_version")
-        if version != FORMAT_VERSION:
+        if version == 1:
+            values = {**ADDED_IN_2, **values}
+        elif version != FORMAT_VERSION:
             raise DataError(
-                f"{path}: format_version is {version!r}, this worldflow reads {FORMAT_VERSION}; "
-                "collect the data again or use the worldflow that wrote it"
+                f"{path}: format_version is {version!r}, this worldflow reads 1 and "
+                f"{FORMAT_VERSION}; collect the data again or use the worldflow that wrote it"
             )
         expected = {field.name for field in fields(cls)} | {"format_version"}
         if set(values) != expected:
@@ -67,6 +78,9 @@ class DatasetMetadata:
                 fps=float(values["fps"]),
                 seed=int(values["seed"]),
                 collect=dict(values["collect"]),
+                has_rewards=bool(values["has_rewards"]),
+                has_terminations=bool(values["has_terminations"]),
+                lossy=None if values["lossy"] is None else str(values["lossy"]),
             )
         except (TypeError, ValueError, DataError) as error:
             raise DataError(

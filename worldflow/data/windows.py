@@ -1,8 +1,9 @@
-"""Clips cut from episodes: sampled uniformly, never with frames of two episodes."""
+"""Clips cut from episodes: numbered, each alike, never with frames of two episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from worldflow.errors import DataError
 
 
 class ClipSampler:
-    """All clips of a fixed length in the given episodes, numbered and sampled uniformly.
+    """All clips of a fixed length in the given episodes, numbered.
 
     An episode shorter than the clip has its clip start at 0 and padded at its end by `load_clips`.
 
@@ -66,19 +67,29 @@ class ClipSampler:
         rows = np.searchsorted(self._ends, positions, side="right")
         return self.episodes[rows], np.minimum(positions - self._begins[rows], self._lasts[rows])
 
+    def picks(self, positions: np.ndarray) -> list[tuple[int, int]]:
+        """The clips numbered `positions` (B,), each as (episode, first frame); see `starts`."""
+        episodes, starts = self.starts(positions)
+        return list(zip(episodes.tolist(), starts.tolist(), strict=True))
+
     def sample(self, batch: int, generator: np.random.Generator) -> list[tuple[int, int]]:
         """`batch` clips drawn with replacement, each as (episode, first frame)."""
-        episodes, starts = self.starts(generator.integers(len(self), size=batch))
-        return list(zip(episodes.tolist(), starts.tolist(), strict=True))
+        return self.picks(generator.integers(len(self), size=batch))
+
+
+class Arrays(Protocol):
+    """One array (T, ...) per episode, by number."""
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
 def load_clips(
-    arrays: Sequence[np.ndarray], picks: Iterable[tuple[int, int]], clip: int
+    arrays: Arrays, picks: Iterable[tuple[int, int]], clip: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut clips from arrays held in memory (frames, latents, actions, rewards alike).
+    """Cut clips from arrays (frames, latents, actions, rewards alike).
 
     Args:
-        arrays: one array (T, ...) per episode, indexed by the episodes in `picks`.
+        arrays: indexed by the episodes in `picks`.
         picks: (episode, first frame) of each of B clips.
         clip: frames in a clip.
 

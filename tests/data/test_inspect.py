@@ -1,0 +1,77 @@
+"""`worldflow data inspect`: what it counts, and what it calls damaged and double."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from worldflow.actions import ActionSpec
+from worldflow.cli import main as cli
+from worldflow.data.convert import ConvertConfig, main
+from worldflow.data.formats.registry import open_recordings
+from worldflow.data.importing import ImportConfig
+from worldflow.data.inspect import THUMBNAIL, action_coverage, inspect
+
+Store = Callable[..., Path]
+
+
+def test_the_report(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "npz"
+    main(ConvertConfig(str(store()), str(folder), "npz", ImportConfig(size=16)))
+    (folder / "000009.npz").write_bytes((folder / "000001.npz").read_bytes())
+    (folder / "000010.npz").write_bytes(b"")
+    capsys.readouterr()
+    sheet = tmp_path / "sheets" / "sheet.png"
+    assert cli(["data", "inspect", str(folder), f"out={sheet}", "rows=2"]) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "format       npz, lossless",
+        "recordings   5, 4 looked at".replace("4 looked at", "5 looked at, 4 readable"),
+        "frames       19",
+        "resolutions  16 x 16 (4)",
+        "frame rates  10 (4)",
+        "actions      3 choices, in 4 recordings",
+        "rewards      in 4 recordings",
+        "terminations in 4 recordings, 4 in all",
+        "duplicates   1",
+        "000009.npz = 000001.npz",
+        "damaged      1",
+        "000010.npz",
+    ):
+        assert line in printed
+    image = cv2.imread(str(sheet))
+    assert image.shape == (2 * THUMBNAIL, 8 * THUMBNAIL, 3)
+    # six frames, the first filled with 0 and the sixth with 5; two places stay black
+    assert image[0, 5 * THUMBNAIL :: THUMBNAIL, 0].tolist() == [5, 0, 0]
+
+
+def test_only_the_first_recordings_are_decoded(store: Store) -> None:
+    found = inspect(open_recordings(store()), limit=2)
+    assert found.frames == 10
+    assert found.sizes == {(16, 16): 2}
+
+
+def test_action_coverage() -> None:
+    discrete = ActionSpec("discrete", n=3)
+    assert action_coverage(discrete, np.array([0, 0, 2, 0])) == [
+        "action 0: 3 (75.0%)",
+        "action 1: 0 (0.0%)",
+        "action 2: 1 (25.0%)",
+    ]
+    box = ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 1.0))
+    actions = np.stack((np.linspace(-0.9, 0.9, 10), np.full(10, 0.5)), axis=1)
+    first, second = action_coverage(box, actions)
+    assert "-0.9 to 0.9, mean" in first
+    assert "10 of 10 parts" in first
+    assert "1 of 10 parts" in second
+
+
+def test_long_recordings_are_shown_evenly(store: Store) -> None:
+    found = inspect(open_recordings(store(lengths=(200,))))
+    shown = found.sheet[0][:, 0, 0, 0].astype(int)
+    assert shown[0] == 0
+    assert (np.diff(shown) > 20).all()

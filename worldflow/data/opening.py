@@ -1,0 +1,62 @@
+"""What `data=` names, as a dataset: our own store as it is, all else imported first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.formats.registry import detect, open_recordings
+from worldflow.data.formats.store import STORE
+from worldflow.data.importing import ImportConfig, import_dataset, summary
+from worldflow.data.journal import is_unfinished
+from worldflow.errors import DataError
+
+
+@dataclass
+class DataConfig(ImportConfig):
+    """The data of a run.
+
+    Attributes:
+        path: file or folder of recordings in any format of `worldflow.data.formats`.
+        held_out: share of the episodes that is measured on and not learned from.
+        imported: folder for what is imported; null: `data` in the run's folder.
+    """
+
+    path: str = MISSING
+    held_out: float = 0.1
+    imported: str | None = None
+
+
+def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
+    """The dataset of a run, imported to `folder` (or `config.imported`) where that is needed.
+
+    Our own store is read where it lies, unless its frames shall have another size or rate.
+
+    Raises:
+        DataError: nothing that can be read lies there.
+        ConfigError: settings that do not fit what lies there.
+    """
+    path = Path(config.path)
+    chosen = {name: value for name, value in asdict(config).items() if name in _IMPORT_FIELDS}
+    settings = ImportConfig(**chosen)
+    kind = detect(path).name if config.format == "auto" else config.format
+    if kind == STORE.name:
+        dataset = EpisodeDataset(path)
+        if is_unfinished(path):
+            raise DataError(
+                f"{path} holds an import that did not come to its end; run the command that "
+                "began it again"
+            )
+        as_it_is = ImportConfig(size=settings.size, format=config.format)
+        if settings == as_it_is and dataset.frame_shape[:2] == (settings.size, settings.size):
+            return dataset
+    target = Path(config.imported) if config.imported is not None else folder
+    done = import_dataset(open_recordings(path, kind), target, settings)
+    print(summary(done))
+    return EpisodeDataset(target)
+
+
+_IMPORT_FIELDS = ImportConfig.__dataclass_fields__.keys()
