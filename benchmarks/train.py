@@ -28,7 +28,8 @@ from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, spli
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.training.codec_stage import CodecStage
-from worldflow.training.flow_stage import FlowStage, LatentEpisodes
+from worldflow.training.flow_stage import FlowStage
+from worldflow.training.latents import LatentEpisodes
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldSpec
@@ -100,7 +101,7 @@ def measure(config: TrainBenchmark, data: Path, folder: Path) -> dict[str, Any]:
     stages = [time_codec_updates(codec, folder / "codec", updates, warmup)]
     world.codec.eval().requires_grad_(False)
     note("timing the flow's updates ...")
-    episodes = LatentEpisodes(world, dataset)
+    episodes = LatentEpisodes(world.codec, dataset, folder / "latents")
     flow = FlowStage(world, training.flow, episodes, dataset, train, held_out, seed)
     stages.append(time_flow_updates(flow, folder / "flow", updates, warmup))
     note("timing the score target ...")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -45,6 +47,51 @@ class _Residual(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks, and of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _SumOverRanks.apply(gradients[0])
+
+
+class LatentScale(nn.BatchNorm2d):
+    """Standardises latents (B, C, H, W) per channel.
+
+    Attributes:
+        over_ranks: whether the statistics of a training batch are those of all ranks' batches,
+            which are of one size; set while a codec is trained on several.
+    """
+
+    over_ranks = False
+
+    def forward(self, latents: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(latents)
+        latents = latents.float()  # also under autocast
+        if not self.over_ranks:
+            return super().forward(latents)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.momentum is not None
+        ranks = dist.get_world_size()
+        mean = _SumOverRanks.apply(latents.mean(dim=(0, 2, 3))) / ranks
+        centred = latents - mean[:, None, None]
+        variance = _SumOverRanks.apply(centred.square().mean(dim=(0, 2, 3))) / ranks
+        with torch.no_grad():
+            count = ranks * latents.numel() // latents.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        return centred * (variance + self.eps).rsqrt()[:, None, None]
+
+
 class Codec(nn.Module):
     """A convolutional autoencoder whose decoder is trained on noisy latents (SimFlow, 2512.04084).
 
@@ -73,7 +120,7 @@ class Codec(nn.Module):
             down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.SiLU()]
         down += [_Residual(widths[-1]), nn.Conv2d(widths[-1], config.channels, 1)]
         self.encoder = nn.Sequential(*down)
-        self.scale = nn.BatchNorm2d(config.channels, affine=False, momentum=0.01)
+        self.scale = LatentScale(config.channels, affine=False, momentum=0.01)
         up: list[nn.Module] = [
             nn.Conv2d(config.channels, widths[-1], 3, padding=1),
             _Residual(widths[-1]),

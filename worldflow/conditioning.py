@@ -13,8 +13,8 @@ from worldflow.errors import DataError
 class ActionConditioning(nn.Module):
     """Embeds actions (B, T, ...) to (B, T, D); the first frame of a sequence has no action.
 
-    Discrete actions have a table, boxes are scaled to [-1, 1] and projected, and "none" is the same
-    learned vector as that of a first frame.
+    Discrete actions have a table, boxes are scaled to [-1, 1] and projected. "none" and an action
+    that is not known are the same learned vector as that of a first frame.
 
     Args:
         spec: the kind and limits of the actions.
@@ -36,9 +36,14 @@ class ActionConditioning(nn.Module):
         self.register_buffer("high", torch.tensor(spec.high), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, actions: Tensor) -> Tensor:
-        """Whole sequences: `actions[:, t]` led to frame t; `actions[:, 0]` is not used."""
-        embedded = self.embed(actions)
+    def forward(self, actions: Tensor, known: Tensor | None = None) -> Tensor:
+        """Whole sequences: `actions[:, t]` led to frame t; `actions[:, 0]` is not used.
+
+        Args:
+            actions: (B, T, ...).
+            known: (B, T) bool, whether the action was recorded; None: all were.
+        """
+        embedded = self.embed(actions, known)
         first = self.initial(len(actions))[:, None]
         return torch.cat((first, embedded[:, 1:]), dim=1)
 
@@ -46,15 +51,17 @@ class ActionConditioning(nn.Module):
         """The condition of a first frame: (B, D)."""
         return self.mlp(self.null).expand(batch, -1)
 
-    def embed(self, actions: Tensor) -> Tensor:
-        """Actions (..., *spec.shape) to (..., D)."""
+    def embed(self, actions: Tensor, known: Tensor | None = None) -> Tensor:
+        """Actions (..., *spec.shape), known (...) or None for all, to (..., D)."""
         if self.spec.kind == "discrete":
             vector = self.table(actions)
         elif self.spec.kind == "box":
             unit = 2.0 * (actions - self.low) / (self.high - self.low) - 1.0
             vector = self.projection(unit)
         else:
-            vector = self.null.expand(*actions.shape, -1)
+            return self.mlp(self.null.expand(*actions.shape, -1))
+        if known is not None:
+            vector = torch.where(known[..., None], vector, self.null)
         return self.mlp(vector)
 
 

@@ -18,6 +18,7 @@ from worldflow.errors import ConfigError
 CONFIGS = "worldflow.configs"
 # `world=catch` sets `world.path` wherever it does not choose the file configs/world/catch.yaml.
 PATH_KEYS = {"world": "path", "data": "path", "source": "env_id", "agent": "path"}
+SHORTHANDS = {"from": "initial_world"}
 # Paths too: taken as they are, whatever characters they hold.
 PLAIN_PATHS = ("src", "dst")
 
@@ -112,8 +113,8 @@ def _sort_overrides(
             picked.append(text)
         elif raw.startswith("{"):  # several settings of a node at once
             values.append((name, _value(text)))
-        elif name in PLAIN_PATHS:
-            values.append((name, raw.strip("'\"")))
+        elif name in PLAIN_PATHS or name in SHORTHANDS:
+            values.append((SHORTHANDS.get(name, name), raw.strip("'\"")))
         elif name in PATH_KEYS:
             values.append((f"{name}.{PATH_KEYS[name]}", raw.strip("'\"")))
         elif name in groups:

@@ -18,13 +18,14 @@ class HeadsConfig:
 
     Attributes:
         hidden: width of each head's hidden layer.
-        reward: whether rewards are predicted; needs rewards in the data.
-        termination: whether terminations are predicted; needs them in the data.
+        reward: whether rewards are predicted; null: pretraining decides, by whether the data have
+            them.
+        termination: the same of terminations.
     """
 
     hidden: int = 128
-    reward: bool = True
-    termination: bool = True
+    reward: bool | None = True
+    termination: bool | None = True
 
 
 def symlog(x: Tensor) -> Tensor:

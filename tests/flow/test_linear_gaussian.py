@@ -25,8 +25,9 @@ from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import HeadsConfig
+from worldflow.training.batches import Episodes
 from worldflow.training.checkpoint import Progress
-from worldflow.training.flow_stage import FlowStage, FlowTraining, LatentEpisodes
+from worldflow.training.flow_stage import FlowStage, FlowTraining
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import run_stage
 from worldflow.world_model import WorldModel
@@ -122,13 +123,14 @@ def kalman(process: Process, noisy: Tensor, actions: Tensor) -> Truth:
     return Truth(*(torch.stack(parts, dim=1) for parts in (log_prob, filtered, smoothed)))
 
 
-class KnownEpisodes(LatentEpisodes):
+class KnownEpisodes(Episodes):
     """Episodes of the process in place of a codec's latents."""
 
     def __init__(self, process: Process) -> None:
         latents, actions = process.draw(EPISODES, EPISODE, seed=0)
         self.latents = list(latents.float().unflatten(-1, (TOKENS, CHANNELS)).numpy())
         self.actions = list(actions.float().numpy())
+        self.known = list(np.ones((EPISODES, EPISODE), np.bool_))
         self.rewards = list(np.zeros((EPISODES, EPISODE), np.float32))
         self.terminated = list(np.zeros((EPISODES, EPISODE), np.bool_))
 

@@ -8,25 +8,28 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+from training_runs import tiny_pretraining, write_dataset
 
 import worldflow
 from worldflow.actions import ActionSpec
 from worldflow.conditioning import wrong_actions
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
-from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.episodes import EpisodeDataset, split
 from worldflow.errors import ConfigError, DataError
-from worldflow.testing import randomize, tiny_config
+from worldflow.testing import tiny_config
+from worldflow.training.batches import Batch
 from worldflow.training.checkpoint import Progress, read_progress
 from worldflow.training.codec_stage import CodecStage, CodecTraining
-from worldflow.training.flow_stage import SCORE_LIMIT, FlowStage, FlowTraining, LatentEpisodes
+from worldflow.training.flow_stage import SCORE_LIMIT, FlowStage, FlowTraining
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import (
     STREAMS,
@@ -36,48 +39,10 @@ from worldflow.training.loop import (
     run_stage,
     step_generators,
 )
-from worldflow.training.pretrain import DataConfig, PretrainConfig, TrainingConfig, main
+from worldflow.training.losses import DenoiserLoss
+from worldflow.training.pretrain import main
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldSpec
-
-SIZE = 32
-
-
-def write_dataset(folder: Path, spec: ActionSpec, episodes: int = 6) -> None:
-    """A square that the action moves left and right; reward is where it is; ends at frame 7."""
-    metadata = DatasetMetadata({"env_id": "none"}, spec, (SIZE, SIZE, 3), 8.0, 0, {})
-    writer = EpisodeWriter(folder, metadata)
-    rng = np.random.default_rng(0)
-    for index in range(episodes):
-        length = 8
-        frames = np.zeros((length, SIZE, SIZE, 3), np.uint8)
-        moves = rng.integers(0, 3, length)
-        position = 8
-        for t in range(length):
-            position = int(np.clip(position + 4 * (moves[t] - 1) * (t > 0), 0, 24))
-            frames[t, 8:16, position : position + 8] = 255
-        actions = moves.astype(np.int64)
-        if spec.kind == "box":
-            actions = (moves - 1.0).astype(np.float32)[:, None]
-        elif spec.kind == "none":
-            actions = np.zeros(length, np.int64)
-        actions[0] = 0
-        rewards = np.linspace(0, 1, length, dtype=np.float32)
-        terminated = np.arange(length) == length - 1
-        writer.add(index, Episode(frames, actions, rewards, terminated, index, False))
-
-
-def tiny_pretraining(data: Path, out: Path) -> PretrainConfig:
-    return PretrainConfig(
-        data=DataConfig(str(data), held_out=0.34),
-        world=replace(tiny_config(context=1)),
-        training=TrainingConfig(
-            checkpoint_every=1,
-            codec=CodecTraining(steps=5, batch=4, validate_every=5, warmup=2),
-            flow=FlowTraining(steps=7, batch=4, clip=4, validate_every=4, warmup=2),
-        ),
-        out=str(out),
-    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +64,13 @@ def test_pretraining_makes_a_world_that_loads_and_steps(tmp_path: Path, spec: Ac
     tags = {json.loads(line)["tag"] for line in (tmp_path / "run/metrics.jsonl").open()}
     assert {"codec/held_out_psnr", "flow/held_out_nll", "flow/nll"} <= tags
     assert ("flow/held_out_action_gap" in tags) == (spec.kind != "none")
-    assert list((tmp_path / "run/tensorboard/flow").iterdir())
+    assert {f"flow/nll_position/0{t}" for t in range(4)} <= tags
+    assert "flow/gradient_norm/denoiser" in tags and "flow/frames_per_second" not in tags
+    [events] = (tmp_path / "run/tensorboard/flow").iterdir()
+    shown = EventAccumulator(str(events)).Reload().Tags()
+    assert {"flow/frames_per_second", "flow/memory_mib", "flow/nll"} <= set(shown["scalars"])
+    with av.open(str(tmp_path / "run/videos/flow_real_codec_dream_0000007.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 2 * 4  # two clips
     assert "held-out figure" in (folder / "card.md").read_text()
 
 
@@ -107,10 +78,10 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_pretrain import main, tiny_pretraining
-from dataclasses import replace
-config = tiny_pretraining(Path(sys.argv[1]), Path(sys.argv[2]))
-main(config)
+from training_runs import tiny_pretraining
+from worldflow.training.losses import DenoiserLoss
+from worldflow.training.pretrain import main
+main(tiny_pretraining(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
@@ -207,7 +178,7 @@ def test_the_world_learns_what_the_action_does(tmp_path: Path, stage: FlowStage)
         position = np.cumsum(np.where(np.arange(len(actions)) > 0, actions - 1, 0))
         shape = stage.episodes.latents[index].shape
         latents = np.broadcast_to(0.7 * position[:, None, None], shape)
-        stage.episodes.latents[index] = np.ascontiguousarray(latents, np.float32)
+        stage.episodes.latents[index][:] = latents
     config = FlowTraining(steps=150, batch=8, clip=8, warmup=5, learning_rate=5e-3)
     dataset = stage.dataset
     train, held_out = split(dataset, 0.34, 0)
@@ -246,35 +217,21 @@ def test_a_context_as_long_as_the_clip_is_refused(tmp_path: Path) -> None:
         main(config)
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> FlowStage:
-    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
-    dataset = EpisodeDataset(tmp_path / "data")
-    torch.manual_seed(0)
-    held = HeldOut(0.34, 0, len(dataset))
-    spec = WorldSpec(dataset.action_spec, dataset.frame_shape, 8.0, {}, (0.0, 1.0), held)
-    world = WorldModel(tiny_config(context=1), spec)
-    randomize(world, 0)
-    world.codec.eval().requires_grad_(False)
-    train, held_out = split(dataset, 0.34, 0)
-    config = FlowTraining(steps=5, batch=4, clip=10)
-    episodes = LatentEpisodes(world, dataset)
-    return FlowStage(world, config, episodes, dataset, train, held_out, 0)
-
-
-def test_one_backward_pass_gives_the_exact_score(stage: FlowStage) -> None:
+def test_one_backward_pass_gives_the_exact_score(
+    stage: FlowStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The denoiser's target is sigma * d(-log p)/d(y~), here by autograd on log p alone."""
-    captured = {}
-    inner = stage._denoiser_and_heads
+    captured: dict[str, Any] = {}
+    inner = stage._denoiser_loss.forward
 
-    def spy(noisy, score, batch):  # type: ignore[no-untyped-def]
-        captured.update(noisy=noisy, score=score, batch=batch)
-        return inner(noisy, score, batch)
+    def spy(noisy: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
+        captured.update(noisy=noisy, score=target, batch=batch)
+        return inner(noisy, target, batch)
 
-    stage._denoiser_and_heads = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(stage._denoiser_loss, "forward", spy)
     stage.update(0)
     noisy, batch = captured["noisy"].clone().requires_grad_(), captured["batch"]
-    out = stage.world.flow(noisy, stage.world.conditioning(batch.actions))
+    out = stage.world.flow(noisy, stage.world.conditioning(batch.actions, batch.known))
     (gradient,) = torch.autograd.grad((out.log_prob * batch.valid).sum(), noisy)
     expected = (-stage.world.config.sigma * gradient).clamp(-SCORE_LIMIT, SCORE_LIMIT)
     torch.testing.assert_close(captured["score"], expected, atol=1e-5, rtol=1e-4)
@@ -293,15 +250,16 @@ def test_every_trained_parameter_gets_a_gradient(stage: FlowStage) -> None:
 
 
 def test_padding_and_first_frames_do_not_train_the_heads(stage: FlowStage) -> None:
-    rng, generator = step_generators(0, "flow", 0)
-    batch = stage.episodes.batch(stage.train.sample(4, rng), 10)
+    batch = stage.episodes.batch(stage.train.sample(4, np.random.default_rng(0)), 10)
     assert batch.valid.sum(1).tolist() == [8] * 4
-    noisy = stage._noisy(batch, generator)
-    before = stage._denoiser_and_heads(noisy, torch.zeros_like(noisy), batch)
+    noisy = batch.latents + 0.1
+    before = DenoiserLoss(stage.world)(noisy, torch.zeros_like(noisy), batch)
     batch.rewards[:, 0] = batch.rewards[:, 8:] = 0.77
     batch.terminated[:, 0] = batch.terminated[:, 8:] = True
-    after = stage._denoiser_and_heads(noisy, torch.zeros_like(noisy), batch)
+    after = DenoiserLoss(stage.world)(noisy, torch.zeros_like(noisy), batch)
     assert before["reward"] == after["reward"] and before["termination"] == after["termination"]
+    batch.rewards[:, 1] = 0.77
+    assert DenoiserLoss(stage.world)(noisy, noisy, batch)["reward"] != before["reward"]
 
 
 def test_wrong_actions_are_wrong() -> None:

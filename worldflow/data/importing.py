@@ -16,12 +16,15 @@ from tqdm import tqdm
 from worldflow.data.cutting import Cut, cut_episodes
 from worldflow.data.episodes import EpisodeWriter
 from worldflow.data.formats.base import ALIGNMENTS, RawDataset
+from worldflow.data.formats.store import StoreEpisodes
 from worldflow.data.journal import Imported, Journal
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.data.resize import FITS
 from worldflow.data.steps import Steps, check_aggregate
 from worldflow.data.writing import Writer
 from worldflow.errors import ConfigError, DataError
+
+DEFAULT_SIZE = 64
 
 
 @dataclass
@@ -30,7 +33,7 @@ class ImportConfig:
 
     Attributes:
         format: of `worldflow.data.formats`; "auto" tells by what lies on disk.
-        size: height and width of the frames.
+        size: height and width of the frames; null: 64, or for our own store what it has.
         fit: how other proportions become square, see `worldflow.data.resize.fit_frame`.
         fps: frames a second; at each instant the frame on screen is taken, which also makes a
             variable rate constant. Null: every recorded frame.
@@ -45,7 +48,7 @@ class ImportConfig:
     """
 
     format: str = "auto"
-    size: int = 64
+    size: int | None = None
     fit: str = "crop"
     fps: float | None = None
     frame_skip: int = 1
@@ -63,7 +66,7 @@ class ImportConfig:
             )
         if self.on_error not in ("raise", "skip"):
             raise ConfigError(f"data.on_error is {self.on_error!r}; use 'raise' or 'skip'")
-        if self.size < 8 or self.frame_skip < 1 or self.segment < 2:
+        if (self.size is not None and self.size < 8) or self.frame_skip < 1 or self.segment < 2:
             raise ConfigError(
                 f"data.size={self.size} must be 8 or more, data.frame_skip={self.frame_skip} "
                 f"positive, data.segment={self.segment} 2 or more"
@@ -99,20 +102,25 @@ def import_dataset(
     aggregate = check_aggregate(config.aggregate, raw.action_spec)
     if config.fps is not None and config.fps > 1.01 * raw.fps:
         raise ConfigError(f"data.fps={config.fps}, but only {raw.fps:g} a second were recorded")
+    own = raw.size if isinstance(raw, StoreEpisodes) else None
+    size = config.size or own or DEFAULT_SIZE
+    collect = {"format": raw.format, **asdict(config), "size": size, "aggregate": aggregate}
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder, raw.names, {"source": raw.source, **collect})
+    if journal.finished:
+        return journal.done
     found = _probe(raw, config)
     metadata = DatasetMetadata(
         source=raw.source,
         action_spec=raw.action_spec,
-        frame_shape=(config.size, config.size, 3),
+        frame_shape=(size, size, 3),
         fps=(config.fps or raw.fps) / config.frame_skip,
         seed=0,
-        collect={"format": raw.format, **asdict(config), "aggregate": aggregate},
+        collect=collect,
         has_rewards=found.rewards,
         has_terminations=found.terminations,
         lossy=raw.lossy,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, raw.names, metadata.to_dict())
     writer = make_writer(folder, metadata)
     for index in tqdm(journal.remaining(), desc="import", unit="recording", disable=not progress):
         journal.add(_import_one(raw, index, writer, journal.next_episode, config, aggregate))
@@ -131,7 +139,9 @@ def _import_one(
     aggregate: str,
 ) -> Imported:
     """One recording, whole or not at all."""
-    cut = Cut(config.size, config.fit, config.fps, config.frame_skip, config.segment)
+    cut = Cut(
+        writer.metadata.frame_shape[0], config.fit, config.fps, config.frame_skip, config.segment
+    )
     count = frames = 0
     try:
         recorded = raw.open(index)

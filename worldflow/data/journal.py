@@ -39,6 +39,7 @@ class Journal:
     Attributes:
         done: what became of each recording so far.
         next_episode: index of the next episode of the dataset.
+        finished: whether the import came to its end.
 
     Args:
         folder: of the dataset.
@@ -62,9 +63,9 @@ class Journal:
                 "other settings; choose another folder, or delete this one to import anew"
             )
         self.done = [Imported(**line) for line in lines[1:] if "name" in line]
+        self.finished = "finished" in lines[-1]
         # a line that was being written when the import was killed is written again
-        whole = [line for line in lines if "finished" not in line]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in whole).encode())
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self.next_episode = sum(entry.episodes for entry in self.done)
 
     def remaining(self) -> range:
@@ -79,6 +80,7 @@ class Journal:
 
     def finish(self) -> None:
         """Say that the import came to its end."""
+        self.finished = True
         self._append({"finished": True})
 
     def _append(self, values: dict[str, Any]) -> None:

@@ -30,10 +30,15 @@ class DataConfig(ImportConfig):
     imported: str | None = None
 
 
-def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
+def open_dataset(config: DataConfig, folder: Path, quiet: bool = False) -> EpisodeDataset:
     """The dataset of a run, imported to `folder` (or `config.imported`) where that is needed.
 
     Our own store is read where it lies, unless its frames shall have another size or rate.
+
+    Args:
+        config: what is opened, and how it is imported.
+        folder: where to, unless the config says.
+        quiet: say nothing of the import.
 
     Raises:
         DataError: nothing that can be read lies there.
@@ -50,12 +55,14 @@ def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
                 f"{path} holds an import that did not come to its end; run the command that "
                 "began it again"
             )
-        as_it_is = ImportConfig(size=settings.size, format=config.format)
-        if settings == as_it_is and dataset.frame_shape[:2] == (settings.size, settings.size):
+        height, width, _ = dataset.frame_shape
+        same_size = settings.size is None or (settings.size,) * 2 == (height, width)
+        if same_size and settings == ImportConfig(size=settings.size, format=config.format):
             return dataset
     target = Path(config.imported) if config.imported is not None else folder
-    done = import_dataset(open_recordings(path, kind), target, settings)
-    print(summary(done))
+    done = import_dataset(open_recordings(path, kind), target, settings, progress=not quiet)
+    if not quiet:
+        print(summary(done))
     return EpisodeDataset(target)
 
 

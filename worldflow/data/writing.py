@@ -20,6 +20,8 @@ from worldflow.errors import DataError
 class Writer(Protocol):
     """Adds episodes to a folder."""
 
+    metadata: DatasetMetadata
+
     def add(self, index: int, episode: Episode) -> Path:
         """Write one episode under its index."""
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from einops import rearrange
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.windows import ClipSampler, load_clips
-from worldflow.denoiser import tweedie
+from worldflow.data.windows import ClipSampler
+from worldflow.errors import ConfigError
+from worldflow.randomness import normal, uniform
+from worldflow.training.batches import Batch, Episodes
+from worldflow.training.engine import Engine
+from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.logger import RunLogger
-from worldflow.training.loop import StageConfig, step_generators
+from worldflow.training.loop import STREAMS, StageConfig, row_generators
+from worldflow.training.losses import DenoiserLoss, FlowLoss, on_device
+from worldflow.training.order import EpochOrder
 from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
 
-VALIDATION_CLIPS = 64
-PICTURE_CLIPS = 2
 # What the score estimates is a standard normal number (the noise on a latent over sigma). Values
 # beyond this are errors of a half-trained flow, rare but large enough to drown all others.
 SCORE_LIMIT = 4.0
@@ -33,6 +33,10 @@ class FlowTraining(StageConfig):
     Attributes:
         clip: frames of a training clip.
         head_weight: of the heads' losses beside the denoiser's.
+        action_dropout: share of the clips whose actions are hidden, so that the world also learns
+            to go on where they are not known.
+        accumulate: pieces in which each rank computes its part of a batch, one after the other:
+            with more of them a larger batch fits into memory.
     """
 
     steps: int = 4000
@@ -40,44 +44,48 @@ class FlowTraining(StageConfig):
     learning_rate: float = 1e-3
     clip: int = 8
     head_weight: float = 0.3
+    action_dropout: float = 0.1
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip < 1 or self.accumulate < 1:
+            raise ConfigError(
+                f"training.flow.clip={self.clip} and training.flow.accumulate={self.accumulate} "
+                "must be positive"
+            )
+        if not 0.0 <= self.action_dropout <= 1.0:
+            raise ConfigError(
+                f"training.flow.action_dropout is {self.action_dropout}; it is a share, 0 to 1"
+            )
+
+    @property
+    def frames(self) -> int:
+        """Of an update."""
+        return self.batch * self.clip
 
 
 @dataclass
-class Batch:
-    """Clips: latents (B, T, N, C), actions (B, T, ...), rewards, terminated, valid (B, T)."""
+class Piece:
+    """Clips that are computed at once, and the noise on their latents (B, T, N, C)."""
 
-    latents: Tensor
-    actions: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    valid: Tensor
+    batch: Batch
+    noise: Tensor
 
 
-class LatentEpisodes:
-    """All episodes as latents in memory (a frame is N * C numbers), encoded once by the codec."""
+@dataclass
+class Work:
+    """What a rank computes in an update.
 
-    def __init__(self, world: WorldModel, dataset: EpisodeDataset) -> None:
-        self.latents: list[np.ndarray] = []
-        self.actions: list[np.ndarray] = []
-        self.rewards: list[np.ndarray] = []
-        self.terminated: list[np.ndarray] = []
-        with torch.no_grad():
-            for index in tqdm(range(len(dataset)), desc="encode frames", unit="episode"):
-                episode = dataset.read(index)
-                chunks = torch.from_numpy(episode.frames).split(64)
-                encoded = torch.cat([world.codec.encode_frames(chunk) for chunk in chunks])
-                self.latents.append(encoded.numpy())
-                self.actions.append(episode.actions)
-                self.rewards.append(episode.rewards)
-                self.terminated.append(episode.terminated)
+    Attributes:
+        pieces: this rank's clips.
+        frames: valid frames of the whole batch, on all ranks.
+        later: those of them that have a past in their clip; at least 1.
+    """
 
-    def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
-        """The clips at (episode, first frame)."""
-        arrays = (self.latents, self.actions, self.rewards, self.terminated)
-        clips = [load_clips(array, picks, clip) for array in arrays]
-        latents, actions, rewards, terminated = (torch.from_numpy(values) for values, _ in clips)
-        valid = torch.from_numpy(clips[0][1])
-        return Batch(latents, actions, rewards, terminated, valid)
+    pieces: list[Piece]
+    frames: int
+    later: int
 
 
 class FlowStage:
@@ -91,6 +99,13 @@ class FlowStage:
         train: indices of the episodes to learn from.
         held_out: indices of the episodes to measure on.
         seed: of all random choices.
+        engine: computes the updates.
+
+    Attributes:
+        measured: what is measured and saved, see `Engine.measured`.
+
+    Raises:
+        ConfigError: the batch does not divide by the engine's ranks.
     """
 
     name = "flow"
@@ -99,17 +114,25 @@ class FlowStage:
         self,
         world: WorldModel,
         config: FlowTraining,
-        episodes: LatentEpisodes,
+        episodes: Episodes,
         dataset: EpisodeDataset,
         train: np.ndarray,
         held_out: np.ndarray,
         seed: int,
+        engine: Engine | None = None,
     ) -> None:
         self.world, self.config, self.episodes, self.seed = world, config, episodes, seed
-        self.dataset = dataset
+        self.dataset, self.engine = dataset, engine or Engine()
         self.train = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
         self.held_out = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
-        self._batches = Prefetch(self._training_batch)
+        self._validation = FlowValidation(episodes, dataset, self.held_out, seed)
+        self._order = EpochOrder(len(self.train), config.batch, (seed, STREAMS[self.name]))
+        self._rows = self.engine.ranks.rows(config.batch, config.accumulate, "training.flow.batch")
+        self.measured = self.engine.measured(world)
+        self.engine.prepare(self.modules())
+        self._flow_loss = self.engine.replicated(FlowLoss(world))
+        self._denoiser_loss = self.engine.replicated(DenoiserLoss(world))
+        self._work = Prefetch(self._prepare)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
@@ -122,97 +145,54 @@ class FlowStage:
 
         One backward pass of the NLL gives both the flow's gradients and, at its input, the score
         that the denoiser learns: the target costs nothing extra.
+
+        Returns:
+            the losses; on several ranks each has its own share of them.
         """
-        batch = self._batches.batch(step)
-        _, generator = step_generators(self.seed, self.name, step)
-        noisy = self._noisy(batch, generator).requires_grad_()
-        nll, count = self._nll(noisy, batch.actions, batch.valid)
-        nll.backward()
-        assert noisy.grad is not None
-        score = self.world.config.sigma * count * noisy.grad
-        score = score.clamp(-SCORE_LIMIT, SCORE_LIMIT)
-        losses = self._denoiser_and_heads(noisy.detach(), score, batch)
-        total = losses["denoiser"]
-        for name in ("reward", "termination"):
-            if name in losses:
-                total = total + self.config.head_weight * losses[name]
-        total.backward()
-        return {"nll": nll.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        work = self._work.batch(step)
+        figures: dict[str, Tensor] = {}
+        for index, piece in enumerate(work.pieces):
+            last = index + 1 == len(work.pieces)
+            with self.engine.reduction((self._flow_loss, self._denoiser_loss), last):
+                shares = self._backward(piece, work)
+            figures = {n: share + figures.get(n, 0.0) for n, share in shares.items()}
+        return figures
 
-    @torch.no_grad()
     def validate(self, step: int, logger: RunLogger) -> None:
-        """Held-out NLL under true and wrong actions, denoiser and heads, all per dimension."""
-        world = self.world
-        rng, generator = step_generators(self.seed, self.name, 0)
-        picks = self.held_out.sample(VALIDATION_CLIPS, rng)
-        batch = self.episodes.batch(picks, self.config.clip)
-        noisy = self._noisy(batch, generator)
-        figures = {"held_out_nll": self._nll(noisy, batch.actions, batch.valid)[0].item()}
-        if world.action_spec.has_alternatives:
-            wrong = wrong_actions(batch.actions, world.action_spec, rng)
-            nll = self._nll(noisy, wrong, batch.valid)[0].item()
-            figures["held_out_nll_wrong_action"] = nll
-            figures["held_out_action_gap"] = nll - figures["held_out_nll"]
-        losses = self._denoiser_and_heads(noisy, None, batch)
-        figures.update({f"held_out_{name}": loss.item() for name, loss in losses.items()})
-        logger.scalars(step, figures)
-        whole = batch.valid.all(dim=1).nonzero().flatten()[:PICTURE_CLIPS].tolist()
-        if whole and not world.config.denoiser.lookahead:  # one that looks ahead cannot step
-            strip = self._strip([picks[row] for row in whole], batch.actions[whole])
-            logger.picture(step, "real_codec_dream", strip)
+        """Measure on held-out clips, see `FlowValidation`."""
+        self._validation.measure(self.measured, step, logger)
 
-    def _training_batch(self, step: int) -> Batch:
-        rng, _ = step_generators(self.seed, self.name, step)
-        return self.episodes.batch(self.train.sample(self.config.batch, rng), self.config.clip)
+    def _prepare(self, step: int) -> Work:
+        clip, shape = self.config.clip, (self.world.tokens, self.world.channels)
+        picks = self.train.picks(self._order.positions(step))
+        counts = [min(clip, int(self.dataset.lengths[i]) - start) for i, start in picks]
+        pieces = []
+        for rows in self._rows:
+            batch = self.episodes.batch([picks[row] for row in rows], clip)
+            # each row has its own, so that its noise does not depend on the number of ranks
+            generators = row_generators(self.seed, self.name, step, rows)
+            noise = normal(generators, len(rows), (clip, *shape), like=batch.latents)
+            hidden = uniform(generators, len(rows), like=noise) < self.config.action_dropout
+            batch.known = batch.known & ~hidden[:, None]
+            pieces.append(Piece(batch, noise))
+        return Work(pieces, sum(counts), max(sum(counts) - len(counts), 1))
 
-    def _noisy(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        return batch.latents + self.world.config.sigma * noise
-
-    def _nll(self, noisy: Tensor, actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean negative log-likelihood per latent (nats), and the number of latents it is over."""
-        out = self.world.flow(noisy, self.world.conditioning(actions))
-        count = valid.sum() * self.world.dimensions
-        return -(out.log_prob * valid).sum() / count, count
-
-    def _denoiser_and_heads(
-        self, noisy: Tensor, score: Tensor | None, batch: Batch
-    ) -> dict[str, Tensor]:
-        """Losses; without a score, the denoiser's is the error of the denoised latents instead."""
-        world = self.world
-        prediction, features = world.denoiser(noisy, world.conditioning(batch.actions))
-        if score is not None:
-            error = (prediction - score).square()
-        else:
-            error = (tweedie(noisy, prediction, world.config.sigma) - batch.latents).square()
-        losses = {"denoiser": _mean(error.mean(dim=(2, 3)), batch.valid)}
-        # the first frame of a clip has no past to read a reward or an end from
-        later = batch.valid.clone()
-        later[:, 0] = False
-        if world.reward_head is not None:
-            logits = world.reward_head(features)
-            losses["reward"] = _mean(world.reward_head.loss(logits, batch.rewards), later)
-        if world.termination_head is not None:
-            logits = world.termination_head(features)
-            losses["termination"] = _mean(
-                world.termination_head.loss(logits, batch.terminated), later
-            )
-        return losses
-
-    def _strip(self, picks: list[tuple[int, int]], actions: Tensor) -> np.ndarray:
-        """Three rows a clip: real frames, the codec's, and the dream under the same actions."""
-        world, context, clip = self.world, self.world.config.context, self.config.clip
-        frames = [self.dataset.read(i, start, start + clip).frames for i, start in picks]
-        real = torch.from_numpy(np.stack(frames))
-        generator = torch.Generator().manual_seed(self.seed)
-        state = world.initial_state(real[:, :context], actions[:, :context], generator)
-        dreamed = [*real[:, : context - 1].unbind(1), world.decode(state.latents)]
-        for t in range(context, clip):
-            state, _ = world.step(state, actions[:, t], generator)
-            dreamed.append(world.decode(state.latents))
-        rows = torch.stack((real, world.reconstruct(real), torch.stack(dreamed, dim=1)), dim=1)
-        return rearrange(rows, "b row t h w c -> (b row h) (t w) c").numpy()
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    def _backward(self, piece: Piece, work: Work) -> dict[str, Tensor]:
+        """Add the gradients of one piece; returns its share of the losses."""
+        ranks, sigma = self.engine.ranks, self.world.config.sigma
+        batch = on_device(piece.batch, ranks.device)
+        noisy = (batch.latents + sigma * piece.noise.to(ranks.device)).requires_grad_()
+        latents = work.frames * self.world.dimensions
+        with self.engine.autocast():
+            nll = self._flow_loss(noisy, batch) / latents
+        # the engine averages gradients over ranks; what is wanted is their sum
+        (ranks.size * nll).backward()
+        assert noisy.grad is not None
+        score = (sigma * latents / ranks.size * noisy.grad).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+        with self.engine.autocast():
+            sums = self._denoiser_loss(noisy.detach(), score, batch)
+        losses = {n: s / (work.frames if n == "denoiser" else work.later) for n, s in sums.items()}
+        weight = {name: 1.0 if name == "denoiser" else self.config.head_weight for name in losses}
+        total = sum(weight[name] * loss for name, loss in losses.items())
+        (ranks.size * total).backward()
+        return {"nll": nll.detach(), **{name: loss.detach() for name, loss in losses.items()}}

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldflow.errors import ConfigError, TrainingError
 from worldflow.randomness import generator_of
 from worldflow.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from worldflow.training.distributed import Ranks, whole
+from worldflow.training.ema import Ema
+from worldflow.training.engine import Engine
 from worldflow.training.logger import RunLogger
+from worldflow.world_model import WorldModel
 
 LOG_EVERY = 20
 # an update's random numbers depend on seed, stage and step alone, never on what ran before
@@ -30,7 +36,7 @@ class StageConfig:
 
     Attributes:
         steps: number of updates.
-        batch: samples of an update.
+        batch: samples of an update, of all ranks together.
         learning_rate: peak, reached after the warm-up, then a cosine down to a twentieth.
         warmup: updates of linear warm-up.
         weight_decay: of AdamW, on matrices only.
@@ -53,11 +59,17 @@ class StageConfig:
                 kind = type(self).__name__
                 raise ConfigError(f"{kind}: {name} is {getattr(self, name)}; it must be positive")
 
+    @property
+    def frames(self) -> int:
+        """Of an update."""
+        return self.batch
+
 
 class Stage(Protocol):
     """A part of pretraining."""
 
     name: str
+    measured: WorldModel
 
     @property
     def config(self) -> StageConfig:
@@ -66,11 +78,11 @@ class Stage(Protocol):
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
 
-    def update(self, step: int) -> dict[str, torch.Tensor]:
-        """Compute the gradients of one update; returns figures."""
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Compute the gradients of one update; returns figures, a share of each on each rank."""
 
     def validate(self, step: int, logger: RunLogger) -> None:
-        """Measure on held-out episodes."""
+        """Measure `measured` on held-out episodes; on the main rank."""
 
 
 def step_generators(
@@ -79,6 +91,14 @@ def step_generators(
     """The random streams of one update, for picking data and for noise."""
     sequence = np.random.SeedSequence([seed, STREAMS[stage], step])
     return np.random.default_rng(sequence), generator_of(sequence)
+
+
+def row_generators(
+    seed: int, stage: str, step: int, rows: Sequence[int]
+) -> list[torch.Generator | None]:
+    """The random streams of rows of one update's batch."""
+    key = [seed, STREAMS[stage], step]
+    return [generator_of(np.random.SeedSequence([*key, row])) for row in rows]
 
 
 def learning_rate(config: StageConfig, step: int) -> float:
@@ -95,8 +115,9 @@ def run_stage(
     folder: Path,
     progress: Progress,
     checkpoint_every: int,
+    engine: Engine | None = None,
 ) -> Progress:
-    """Train a stage from `progress` to its end.
+    """Train a stage from `progress` to its end, on all ranks; the main one writes.
 
     Args:
         stage: what to train.
@@ -104,16 +125,21 @@ def run_stage(
         folder: of the run.
         progress: where to start; a step > 0 continues the run's checkpoint.
         checkpoint_every: updates between checkpoints.
+        engine: the stage's own.
 
     Returns:
-        the progress at the end of the stage.
+        the progress at the end of the stage. `world` then has the averaged weights, if the engine
+        averages them, and so has `stage.measured`.
     """
-    config, path = stage.config, folder / "checkpoint.safetensors"
+    engine = engine or Engine()
+    config, path, ranks = stage.config, folder / "checkpoint.safetensors", engine.ranks
     optimizer, names = _optimizer(stage, world)
+    ema = Ema(names, engine.config.ema)
     if progress.step > 0:
-        load_checkpoint(path, world, optimizer, names)
-    logger = RunLogger(folder, stage.name, progress.step)
+        load_checkpoint(path, world, optimizer, names, ema.averages)
+    logger = RunLogger(folder, stage.name, progress.step) if ranks.main else None
     started = time.monotonic() - progress.seconds
+    busy, timed = 0.0, 0
     bar = tqdm(
         range(progress.step, config.steps),
         initial=progress.step,
@@ -122,37 +148,74 @@ def run_stage(
         unit="update",
         smoothing=0.05,
         mininterval=1.0,
+        disable=not ranks.main,
     )
     for step in bar:
+        begun = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         optimizer.zero_grad(set_to_none=True)
         figures = stage.update(step)
-        norms = [
-            nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-            for module in stage.modules()
-        ]
-        norm = torch.stack(norms).max()  # NaN if any is
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"the gradient of update {step} of stage {stage.name} is not finite; "
-                "lower training." + stage.name + ".learning_rate"
-            )
+        figures |= _clip(stage, world, ranks.size, step)
         optimizer.step()
-        done = step + 1
+        ema.update(step)
+        done, busy, timed = step + 1, busy + time.monotonic() - begun, timed + 1
         if done % LOG_EVERY == 0 or done == config.steps:
-            values = {name: float(value) for name, value in figures.items()}
-            values["gradient_norm"] = float(norm)
-            logger.scalars(done, values)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in list(values.items())[:3]})
+            sums = ranks.sum(torch.stack([value.double() for value in figures.values()]))
+            values = dict(zip(figures, sums.tolist(), strict=True))
+            if logger is not None:
+                logger.scalars(done, values)
+                logger.speed(done, _speed(timed * config.frames / busy, ranks))
+                shown = list(values.items())[:3]
+                bar.set_postfix({name: f"{value:.3f}" for name, value in shown})
+            busy, timed = 0.0, 0
         if done % config.validate_every == 0 or done == config.steps:
-            stage.validate(done, logger)
+            if engine.copies:
+                engine.publish(world, stage.measured, ema.averages)
+            if logger is not None:
+                stage.validate(done, logger)
         progress = replace(progress, step=done, seconds=time.monotonic() - started)
         if done % checkpoint_every == 0 or done == config.steps:
-            logger.flush()
-            save_checkpoint(path, world, optimizer, names, progress)
-    logger.close()
+            if logger is not None:
+                logger.flush()
+            save_checkpoint(path, world, optimizer, names, ema.averages, progress, ranks.main)
+    if logger is not None:
+        logger.close()
+    ema.apply()
+    if engine.copies:
+        engine.publish(world, stage.measured, ema.averages)
     return progress
+
+
+def _clip(stage: Stage, world: nn.Module, ranks: int, step: int) -> dict[str, Tensor]:
+    """Clip the gradient of each module; returns the norms, a share of each on each rank.
+
+    Raises:
+        TrainingError: a gradient is not finite.
+    """
+    names = {id(module): name for name, module in world.named_modules()}
+    norms = {
+        f"gradient_norm/{names[id(module)]}": whole(
+            nn.utils.clip_grad_norm_(module.parameters(), stage.config.clip_norm)
+        )
+        for module in stage.modules()
+    }
+    if not torch.isfinite(torch.stack(list(norms.values()))).all():
+        raise TrainingError(
+            f"the gradient of update {step} of stage {stage.name} is not finite; "
+            "lower training." + stage.name + ".learning_rate"
+        )
+    return {name: norm / ranks for name, norm in norms.items()}
+
+
+def _speed(frames_per_second: float, ranks: Ranks) -> dict[str, float]:
+    """Figures of the machine, of its main rank: MiB at most used so far."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    figures = {"frames_per_second": frames_per_second, "memory_mib": peak / 2**20}
+    if ranks.device.type == "cuda":
+        figures["cuda_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return figures
 
 
 def _optimizer(

@@ -1,8 +1,6 @@
-"""Episodes in HDF5 files, in the layouts in use, and nothing that lies in another file."""
+"""Episodes as groups of HDF5 files, in the layouts in use."""
 
 import json
-import shutil
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,31 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from array_samples import images, pixels, write_hdf5
 
 from worldflow.actions import ActionSpec
-from worldflow.data.formats.base import RawEpisode
 from worldflow.data.formats.hdf5 import HDF5
-from worldflow.errors import ConfigError, DataError
-
-
-def images(length: int, first: int = 0) -> np.ndarray:
-    """Frame t is (t, t + 10, t + 20), counted from `first`."""
-    colours = first + np.arange(length)[:, None] + np.array([0, 10, 20])
-    return np.broadcast_to(colours[:, None, None], (length, 4, 6, 3)).astype(np.uint8).copy()
-
-
-def pixels(episode: RawEpisode) -> np.ndarray:
-    return np.stack([frame.pixels for frame in episode.read()])
-
-
-def write(path: Path, attributes: dict[str, Any] | None = None, **datasets: Any) -> Path:
-    """A file of datasets, whose keys have "__" for "/"."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        for key, value in datasets.items():
-            file.create_dataset(key.replace("__", "/"), data=value)
-        file.attrs.update(attributes or {})
-    return path
+from worldflow.errors import DataError
 
 
 def test_robomimic_is_read(tmp_path: Path) -> None:
@@ -76,71 +54,9 @@ def test_robomimic_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.terminated, [False] * 4 + [True])
 
 
-def csgo(path: Path, length: int) -> None:
-    """Frame i is blue by i, and its action has a one at place i."""
-    with h5py.File(path, "w") as file:
-        for i in range(length):
-            file[f"frame_{i}_x"] = np.broadcast_to(np.uint8([100 + i, 1, 2]), (4, 6, 3))  # BGR
-            file[f"frame_{i}_y"] = np.eye(51)[i]
-            file[f"frame_{i}_xaux"] = np.zeros(54)
-            file[f"frame_{i}_helperarr"] = np.array([0.0, 1.0])
-
-
-def test_csgo_is_read(tmp_path: Path) -> None:
-    csgo(tmp_path / "hdf5_dm_july2021_10.hdf5", 12)
-    csgo(tmp_path / "hdf5_dm_july2021_9.hdf5", 11)
-    data = HDF5.open(tmp_path)
-    assert data.names == ["hdf5_dm_july2021_9.hdf5", "hdf5_dm_july2021_10.hdf5"]
-    assert (data.alignment, data.fps) == ("taken_at", 16.0)
-    assert data.action_spec == ActionSpec("box", low=(0.0,) * 51, high=(1.0,) * 51)
-    assert data.source == {
-        "path": str(tmp_path),
-        "files": 2,
-        "layout": "csgo",
-        "fps_from": "layout",
-    }
-    episode = data.open(1)
-    frames = list(episode.read())
-    assert [tuple(frame.pixels[3, 5]) for frame in frames] == [(2, 1, 100 + i) for i in range(12)]
-    assert [frame.seconds for frame in frames] == [i / 16 for i in range(12)]
-    np.testing.assert_array_equal(episode.actions, np.eye(51)[:12])
-    assert (episode.rewards, episode.terminated, episode.frames) == (None, None, 12)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("frame_1_x", None, "frame_1_x is missing"),
-        ("frame_1_y", None, "frame_1_y is missing"),
-        ("frame_1_y", np.full(51, 2.0), "must be zeros and ones"),
-        ("frame_1_y", np.ones(50), "same shape"),
-        ("frame_0_x", np.zeros((4, 6, 3), np.float32), "float32, not uint8"),
-        ("frame_0_x", np.zeros((4, 6), np.uint8), r"shape \(3, 4, 6\)"),
-    ],
-)
-def test_a_wrong_csgo_file_is_named(tmp_path: Path, key: str, value: Any, message: str) -> None:
-    csgo(tmp_path / "hdf5_1.hdf5", 3)
-    csgo(tmp_path / "hdf5_2.hdf5", 3)
-    with h5py.File(tmp_path / "hdf5_2.hdf5", "a") as file:
-        del file[key]
-        if value is not None:
-            file[key] = value
-    with pytest.raises(DataError, match=rf"hdf5_2\.hdf5.*{message}"):
-        HDF5.open(tmp_path).open(1)
-
-
-def test_a_wrong_csgo_frame_is_found_while_reading(tmp_path: Path) -> None:
-    csgo(tmp_path / "hdf5_1.hdf5", 3)
-    with h5py.File(tmp_path / "hdf5_1.hdf5", "a") as file:
-        del file["frame_2_x"]
-        file["frame_2_x"] = np.zeros((4, 6, 3))
-    with pytest.raises(DataError, match=r"hdf5_1\.hdf5.*float64, not uint8"):
-        pixels(HDF5.open(tmp_path).open(0))
-
-
 @pytest.mark.parametrize("key", ["frames", "images", "observations", "obs", "pixels", "rgb"])
 def test_a_whole_file_may_be_one_episode(tmp_path: Path, key: str) -> None:
-    path = write(
+    path = write_hdf5(
         tmp_path / "a" / "x.h5",
         {"fps": 15},
         **{key: images(3)},
@@ -184,7 +100,7 @@ def test_the_choice_of_a_camera(
 
 
 def test_groups_at_any_depth_each_once(tmp_path: Path) -> None:
-    path = write(
+    path = write_hdf5(
         tmp_path / "x.h5",
         level__e10__frames=images(2),
         e2__frames=images(3),
@@ -212,7 +128,7 @@ def test_more_frames_than_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    write(tmp_path / "x.h5", frames=np.zeros((400, 64, 128, 3), np.uint8))  # 9 MiB
+    write_hdf5(tmp_path / "x.h5", frames=np.zeros((400, 64, 128, 3), np.uint8))  # 9 MiB
     episode = HDF5.open(tmp_path).open(0)
     tracemalloc.start()
     try:
@@ -220,47 +136,6 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
     finally:
         tracemalloc.stop()
-
-
-def test_a_broken_file_is_listed_and_named(tmp_path: Path) -> None:
-    whole = write(tmp_path / "1.h5", frames=images(3), action=np.arange(3)).read_bytes()
-    (tmp_path / "0.h5").write_bytes(b"")
-    (tmp_path / "2.h5").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "3.h5").write_bytes(b"no HDF5 at all" * 100)
-    write(tmp_path / "4.h5")
-    write(tmp_path / "5.h5", observations=np.zeros((5, 17)), actions=np.zeros((5, 6)))  # D4RL
-    data = HDF5.open(tmp_path)
-    assert data.names == ["0.h5", "1.h5", "2.h5", "3.h5", "4.h5", "5.h5"]
-    assert data.action_spec == ActionSpec("discrete", n=3)
-    for index in (0, 2, 3):
-        with pytest.raises(DataError, match=rf"{index}\.h5: cannot be read as HDF5.*again"):
-            data.open(index)
-    for index in (4, 5):
-        with pytest.raises(DataError, match=rf"{index}\.h5: no group in it holds images.*rename"):
-            data.open(index)
-
-
-def test_a_damaged_group_leaves_the_others(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.h5", a__frames=images(2), b__frames=images(2))
-    content = path.read_bytes()
-    at = content.rindex(b"HEAP")  # what holds the names in the last group
-    path.write_bytes(content[:at] + b"JUNK" + content[at + 4 :])
-    data = HDF5.open(path)
-    assert data.names == ["x.h5:a", "x.h5:b"]
-    np.testing.assert_array_equal(pixels(data.open(0)), images(2))
-    with pytest.raises(DataError, match=r"x\.h5:b: cannot be read as HDF5"):
-        data.open(1)
-
-
-def test_damaged_frames_are_found_while_reading(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file.create_dataset("frames", data=noise, chunks=(1, 16, 16, 3), fletcher32=True)
-    content = bytearray((tmp_path / "x.h5").read_bytes())
-    content[content.index(noise[4].tobytes())] ^= 0xFF
-    (tmp_path / "x.h5").write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.h5: cannot be read as HDF5"):
-        pixels(HDF5.open(tmp_path).open(0))
 
 
 @pytest.mark.parametrize(
@@ -283,7 +158,7 @@ def test_damaged_frames_are_found_while_reading(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(
     tmp_path: Path, datasets: dict[str, Any], message: str
 ) -> None:
-    write(tmp_path / "x.h5", **datasets)
+    write_hdf5(tmp_path / "x.h5", **datasets)
     with pytest.raises(DataError, match=rf"none of its 1 episodes.*x\.h5.*{message}"):
         HDF5.open(tmp_path)
 
@@ -300,111 +175,16 @@ def test_what_does_not_fit_is_refused(
     ],
 )
 def test_a_wrong_rate_is_refused(tmp_path: Path, attributes: dict, message: str) -> None:
-    write(tmp_path / "x.h5", attributes, frames=images(2))
+    write_hdf5(tmp_path / "x.h5", attributes, frames=images(2))
     with pytest.raises(DataError, match=rf"x\.h5: .*{message}"):
         HDF5.open(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", ["[]", "{}", '{"env_kwargs": {}}', '{"env_kwargs": null}'])
 def test_arguments_without_a_rate_tell_none(tmp_path: Path, arguments: str) -> None:
-    write(tmp_path / "x.h5", {"env_args": arguments}, frames=images(2))
+    write_hdf5(tmp_path / "x.h5", {"env_args": arguments}, frames=images(2))
     data = HDF5.open(tmp_path)
     assert (data.fps, data.source["fps_from"]) == (30.0, "assumed")
-
-
-def link_frames(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["e/frames"] = h5py.ExternalLink(secret.name, "/frames")
-
-
-def link_group(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["e"] = h5py.ExternalLink(str(secret), "/")
-
-
-def link_softly(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["e/frames"] = h5py.SoftLink("/f/frames")
-
-
-def link_camera(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["e/obs/camera"] = h5py.ExternalLink(secret.name, "/frames")
-
-
-def link_nowhere(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["e"] = h5py.ExternalLink("nowhere.h5", "/")
-
-
-def link_actions(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["e/frames"] = images(2)
-        file["e/actions"] = h5py.ExternalLink(secret.name, "/actions")
-
-
-def map_frames(path: Path, secret: Path) -> None:
-    layout = h5py.VirtualLayout((2, 4, 6, 3), np.uint8)
-    layout[:] = h5py.VirtualSource(secret, "frames", (2, 4, 6, 3))
-    with h5py.File(path, "a") as file:
-        file.create_virtual_dataset("e/frames", layout)
-
-
-def store_outside(path: Path, secret: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file.create_dataset("e/frames", (2, 4, 6, 3), np.uint8, external=[(str(secret), 0, 144)])
-
-
-@pytest.mark.parametrize(
-    ("link", "message"),
-    [
-        (link_frames, "frames is a soft or external link"),
-        (link_group, "e is a soft or external link"),
-        (link_softly, "frames is a soft or external link"),
-        (link_camera, "camera is a soft or external link"),
-        (link_nowhere, "e is a soft or external link"),
-        (link_actions, "actions is a soft or external link"),
-        (map_frames, "frames lie in other files"),
-        (store_outside, "frames lie in other files"),
-    ],
-)
-def test_what_lies_in_another_file_is_refused(tmp_path: Path, link: Any, message: str) -> None:
-    secret = write(tmp_path / "secret.h5", frames=images(2), actions=np.arange(2))
-    path = write(tmp_path / "data" / "x.h5", f__frames=images(2, 50))
-    link(path, secret)
-    shutil.copy(secret, path.parent)  # neither where it was nor beside the file
-    data = HDF5.open(path)
-    assert len(data.names) == 2 and data.names[0].startswith("x.h5:e")
-    assert data.names[1] == "x.h5:f"
-    with pytest.raises(DataError, match=rf"x\.h5:e.*{message}"):
-        data.open(0)
-    np.testing.assert_array_equal(pixels(data.open(1)), images(2, 50))
-
-
-def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
-    secret = write(tmp_path / "secret.h5", frames=images(2))
-    write(tmp_path / "data" / "a.h5", frames=images(2))
-    (tmp_path / "data" / "b.h5").symlink_to(secret)
-    data = HDF5.open(tmp_path / "data")
-    assert data.names == ["a.h5", "b.h5"]
-    with pytest.raises(DataError, match=r"b\.h5 leads out of the data folder"):
-        data.open(1)
-
-
-def test_an_array_too_large_to_be_read_whole_is_refused(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file["frames"] = images(2)
-        file.create_dataset("actions", (2, 2**40), "f8", chunks=(1, 1024))  # takes no space
-    with pytest.raises(DataError, match=r"x\.h5: actions .*bytes are not read"):
-        HDF5.open(tmp_path)
-
-
-def test_without_h5py_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "x.h5", frames=images(2))
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    assert HDF5.detect(path)
-    with pytest.raises(ConfigError, match=r"pip install 'worldflow\[data\]'"):
-        HDF5.open(path)
 
 
 def test_detection(tmp_path: Path) -> None:
@@ -412,6 +192,6 @@ def test_detection(tmp_path: Path) -> None:
     assert not HDF5.detect(tmp_path)
     with pytest.raises(DataError, match=r"no file ending in \.hdf5, \.h5, \.hf5"):
         HDF5.open(tmp_path)
-    path = write(tmp_path / "sub" / "y.HDF5", frames=images(1))
+    path = write_hdf5(tmp_path / "sub" / "y.HDF5", frames=images(1))
     assert HDF5.detect(tmp_path) and HDF5.detect(path)
     assert not HDF5.detect(tmp_path / "x.npz")

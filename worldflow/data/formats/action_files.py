@@ -18,15 +18,15 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from worldflow.data.formats.base import check_actions
-from worldflow.errors import ConfigError, DataError
+from worldflow.data.formats.parquet_file import open_parquet
+from worldflow.data.formats.recorded_actions import check_actions
+from worldflow.errors import DataError
 
 IGNORED = {"timestamp", "frame_index"}
 _NPZ_NAMES = {"actions": "action", "rewards": "reward", "terminated": "terminated"}
@@ -96,8 +96,6 @@ def _actions(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 def _numbers(path: Path, values: np.ndarray) -> np.ndarray:
     actions = check_actions(str(path), values)
-    if actions.shape[-1] == 0:
-        raise DataError(f"{path}: actions of shape {actions.shape}; remove the file to have none")
     if actions.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, an error
             return check_actions(str(path), actions.astype(np.float32))
@@ -206,21 +204,8 @@ def _read_jsonl(path: Path) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
-    try:
-        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise ConfigError(
-            f"{path}: parquet files need pyarrow; install it: pip install 'worldflow[data]'"
-        ) from error
-    try:
-        with path.open("rb") as stream:
-            file = parquet.ParquetFile(stream)
-            names = _known(path, file.schema_arrow.names)
-            return dict(file.read(columns=names).to_pydict())
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path}: not a readable .parquet file ({error}); write it again or remove it"
-        ) from error
+    with open_parquet(path) as file:
+        return dict(file.read(columns=_known(path, file.schema_arrow.names)).to_pydict())
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {

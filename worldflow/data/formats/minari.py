@@ -10,34 +10,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from worldflow.actions import ActionSpec
-from worldflow.data.formats.base import (
-    Format,
-    RawEpisode,
-    RawFrame,
-    as_rgb,
-    check_actions,
-    infer_action_spec,
-    inside,
-)
+from worldflow.data.formats.base import Format, RawEpisode, RawFrame, readable
+from worldflow.data.formats.files import inside, read_json
+from worldflow.data.formats.hdf5_file import find, is_array, open_hdf5, read_array
+from worldflow.data.formats.minari_spaces import MIN_SIDE, images_of, parse_actions, sides
+from worldflow.data.formats.pixels import as_rgb, decode_image
+from worldflow.data.formats.recorded_actions import check_actions, infer_action_spec
 from worldflow.errors import DataError
 
-IMAGE_NAMES = ("image", "pixels", "rgb")  # taken first where there are several images
-MIN_SIDE = 32  # as in Minari: smaller arrays are symbols, such as the 7 x 7 grid of MiniGrid
 FPS = 30.0
 BLOCK_BYTES = 2**24  # read at a time, as an HDF5 chunk spans many frames
 _COLUMNS = ("rewards", "terminations", "truncations")
-_HDF5_ERRORS = (OSError, KeyError, RuntimeError)
 _REMEDY = "download the dataset or write it again"
 
 
@@ -63,20 +54,20 @@ class MinariFolder:
                 f"{self._about}: data_format is {metadata.get('data_format')!r}, only 'hdf5' is "
                 "read; write the dataset again with data_format='hdf5'"
             )
-        images = self._parsed(metadata, "observation_space", lambda space: dict(_images(space)))
+        images = self._parsed(metadata, "observation_space", images_of)
         if not images:
             raise DataError(
                 f"{self._about}: observation_space has no image, a uint8 Box of H x W pixels, "
                 f"{MIN_SIDE} or more, or with 1 or 3 channels; Minari datasets without pixels "
                 "cannot be used: render them first"
             )
-        self._image = min(images, key=_preference)
+        self._image, *others = images
         self._shape = images[self._image]
         self.source: dict[str, Any] = {
             "path": str(path),
             "dataset_id": metadata.get("dataset_id"),
             "image": self._image,
-            "other_images": sorted(set(images) - {self._image}),
+            "other_images": sorted(others),
             "fps": "assumed, as Minari records none",
         }
         with self._opened() as file:
@@ -88,11 +79,11 @@ class MinariFolder:
                 f"{metadata.get('total_episodes')}; {_REMEDY}"
             )
         self.names = [f"{self._file.relative_to(path)} {key}" for key in self._keys]
-        jpeg = next(self._readable(lambda file, i: self._frames(file, i).ndim <= 2), None)
-        if jpeg is None:
+        first = next(readable(self.names, self._is_jpeg), None)
+        if first is None:
             raise DataError(f"{self._file}: no episode has images that can be read; {_REMEDY}")
-        self.lossy = "JPEG" if jpeg else None
-        kind, self._start, spec = self._parsed(metadata, "action_space", _parse_actions)
+        self.lossy = "JPEG" if first[1] else None
+        kind, self._start, spec = self._parsed(metadata, "action_space", parse_actions)
         self.action_spec = spec or self._inferred(kind)
 
     def open(self, index: int) -> RawEpisode:
@@ -100,7 +91,7 @@ class MinariFolder:
         with self._opened() as file:
             actions = self._actions(file, index)
             length = len(self._frames(file, index))
-            columns = [self._dataset(file, index, name)[()] for name in _COLUMNS]
+            columns = [self._array(file, index, name) for name in _COLUMNS]
         if length != len(actions) + 1:
             raise self._damaged(index, f"{length} observations, but {len(actions)} actions")
         for name, values in zip(_COLUMNS, columns, strict=True):
@@ -130,9 +121,9 @@ class MinariFolder:
             block = max(BLOCK_BYTES // int(np.prod(self._shape)), 1)
             for start in range(0, len(frames), block):
                 for t, image in enumerate(frames[start : start + block], start):
-                    name = f"{self._file} {self._keys[index]}, frame {t}"
+                    name = f"{self._place(index)}, frame {t}"
                     pixels = as_rgb(name, decode_image(name, image) if image.ndim == 1 else image)
-                    if pixels.shape[:2] != _sides(self._shape):
+                    if pixels.shape[:2] != sides(self._shape):
                         raise self._damaged(index, f"frame {t} has {pixels.shape[:2]} pixels")
                     yield RawFrame(t / self.fps, pixels)
 
@@ -148,13 +139,16 @@ class MinariFolder:
             raise self._damaged(index, reason)
         return frames
 
+    def _is_jpeg(self, index: int) -> bool:
+        with self._opened() as file:
+            return bool(self._frames(file, index).ndim <= 2)
+
     def _actions(self, file: Any, index: int) -> np.ndarray:
         """(T, D) as recorded."""
-        actions = np.asarray(self._dataset(file, index, "actions")[()])
+        actions = self._array(file, index, "actions")
         if not actions.size:
             raise self._damaged(index, "no actions")
-        name = f"{self._file} {self._keys[index]}"
-        return check_actions(name, actions.reshape(len(actions), -1))
+        return check_actions(self._place(index), actions.reshape(len(actions), -1))
 
     def _inferred(self, kind: str) -> ActionSpec:
         """The spec of actions whose space does not limit them, or in several discrete ways."""
@@ -163,9 +157,14 @@ class MinariFolder:
                 f"{self._about}: action_space is {kind}, which is not read; write the dataset "
                 "again with a Discrete, Box, MultiDiscrete or MultiBinary one"
             )
-        found = self._readable(self._actions)
-        # Floats, as whole numbers would be taken for choices.
-        return infer_action_spec((a.astype(float) for a in found) if kind == "Box" else found)
+
+        def actions(index: int) -> np.ndarray:
+            with self._opened() as file:
+                found = self._actions(file, index)
+            # Floats, as whole numbers would be taken for choices.
+            return found.astype(float) if kind == "Box" else found
+
+        return infer_action_spec(readable(self.names, actions))
 
     def _parsed(self, metadata: dict[str, Any], key: str, parse: Callable[[Any], Any]) -> Any:
         """What `parse` makes of a space."""
@@ -177,119 +176,25 @@ class MinariFolder:
                 "with this space given"
             ) from error
 
-    def _readable(self, read: Callable[[Any, int], Any]) -> Iterator[Any]:
-        """What `read` gives of the episodes it can read; `open` says what is wrong with others."""
-        with self._opened() as file:
-            for index in range(len(self._keys)):
-                try:
-                    values = read(file, index)
-                except (DataError, *_HDF5_ERRORS):
-                    continue
-                yield values
+    def _opened(self) -> AbstractContextManager[Any]:
+        return open_hdf5(str(self._file), self._file)
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        try:
-            with load_extra("h5py", "Minari datasets").File(self._file, "r") as file:
-                yield file
-        except _HDF5_ERRORS as error:
-            raise DataError(f"{self._file} cannot be read ({error}); {_REMEDY}") from error
+    def _array(self, file: Any, index: int, name: str) -> np.ndarray:
+        return read_array(f"{self._place(index)}: {name}", self._dataset(file, index, name))
 
     def _dataset(self, file: Any, index: int, name: str) -> Any:
         """An HDF5 dataset of an episode, whose content lies in this file and in no other."""
-        h5py = load_extra("h5py", "Minari datasets")
-        node = file
-        for part in (self._keys[index], *name.split("/")):
-            here = isinstance(node, h5py.Group) and node.get(part, getlink=True)
-            node = node[part] if isinstance(here, h5py.HardLink) else None
-        if not isinstance(node, h5py.Dataset) or not node.shape or node.is_virtual or node.external:
-            raise self._damaged(index, f"{name} is missing, or no array in this file")
+        place = self._place(index)
+        node = find(place, find(place, file, self._keys[index]), name)
+        if not is_array(node) or not node.shape:
+            raise self._damaged(index, f"{name} is missing or no array")
         return node
 
     def _damaged(self, index: int, reason: str) -> DataError:
-        return DataError(f"{self._file} {self._keys[index]}: {reason}; {_REMEDY}")
+        return DataError(f"{self._place(index)}: {reason}; {_REMEDY}")
 
-
-def _images(space: Any, name: str = "observations") -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The images of an observation space: where they lie in an episode, and their shape."""
-    parts = space.get("subspaces", {})
-    if isinstance(parts, list):  # of a Tuple
-        parts = {f"_index_{i}": part for i, part in enumerate(parts)}
-    for key, part in parts.items():
-        yield from _images(part, f"{name}/{key}")
-    shape = tuple(space.get("shape", ()))
-    box = space["type"] == "Box" and space["dtype"] == "uint8"
-    if box and len(shape) in (2, 3) and min(_sides(shape)) >= MIN_SIDE:
-        yield name, shape
-
-
-def _parse_actions(space: Any) -> tuple[str, int, ActionSpec | None]:
-    """Kind, the first of discrete actions, and the spec; None if the data must tell the limits."""
-    kind = space["type"]
-    if kind == "Discrete":
-        return kind, int(space["start"]), ActionSpec("discrete", n=int(space["n"]))
-    if kind == "Box":
-        limits = np.array([space["low"], space["high"]], dtype=float).reshape(2, -1)
-        if np.isfinite(limits).all():
-            return kind, 0, infer_action_spec([limits])
-    return kind, 0, None
-
-
-def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(H, W) of an image of this shape, (0, 0) if it is none."""
-    if len(shape) == 2 or shape[2] in (1, 3):
-        return shape[:2]
-    return shape[1:] if shape[0] in (1, 3) else (0, 0)
-
-
-def _preference(name: str) -> tuple[int, str]:
-    last = name.rsplit("/", 1)[-1]
-    return (IMAGE_NAMES.index(last) if last in IMAGE_NAMES else len(IMAGE_NAMES), name)
-
-
-def load_extra(module: str, what: str) -> ModuleType:
-    """An optional dependency.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"reading {what} needs {module.split('.')[0]}: pip install 'worldflow[data]'"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file.
-
-    Raises:
-        DataError: the file is missing or holds none.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable JSON ({error}); {_REMEDY}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: holds no JSON object; {_REMEDY}")
-    return values
-
-
-def decode_image(name: str, content: bytes | np.ndarray) -> np.ndarray:
-    """The pixels (H, W, 3) RGB, uint8 or as deep as stored, of an encoded image (JPEG, PNG, ...).
-
-    Raises:
-        DataError: it is no image that can be decoded.
-    """
-    how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), how)
-    except cv2.error as error:
-        raise DataError(f"{name}: no image that can be decoded ({error}); {_REMEDY}") from error
-    if pixels is None:
-        raise DataError(f"{name}: no image that can be decoded; {_REMEDY}")
-    return np.asarray(pixels[:, :, ::-1])
+    def _place(self, index: int) -> str:
+        return f"{self._file} {self._keys[index]}"
 
 
 def _detect(path: Path) -> bool:

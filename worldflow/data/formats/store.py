@@ -41,6 +41,12 @@ class StoreEpisodes:
         return self._dataset.metadata.fps
 
     @property
+    def size(self) -> int | None:
+        """Of the dataset's frames, if they are square."""
+        height, width, _ = self._dataset.frame_shape
+        return height if height == width else None
+
+    @property
     def lossy(self) -> str | None:
         """Of what the dataset was made from."""
         return self._dataset.metadata.lossy

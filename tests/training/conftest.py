@@ -1,0 +1,37 @@
+"""A stage of a tiny world, and the way to the helpers beside the tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from training_runs import write_dataset
+
+from worldflow.actions import ActionSpec
+from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.testing import randomize, tiny_config
+from worldflow.training.flow_stage import FlowStage, FlowTraining
+from worldflow.training.latents import LatentEpisodes
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import HeldOut, WorldSpec
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> FlowStage:
+    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
+    dataset = EpisodeDataset(tmp_path / "data")
+    torch.manual_seed(0)
+    held = HeldOut(0.34, 0, len(dataset))
+    spec = WorldSpec(dataset.action_spec, dataset.frame_shape, 8.0, {}, (0.0, 1.0), held)
+    world = WorldModel(tiny_config(context=1), spec)
+    randomize(world, 0)
+    world.codec.eval().requires_grad_(False)
+    train, held_out = split(dataset, 0.34, 0)
+    config = FlowTraining(steps=5, batch=4, clip=10)
+    episodes = LatentEpisodes(world.codec, dataset, tmp_path / "latents")
+    return FlowStage(world, config, episodes, dataset, train, held_out, 0)

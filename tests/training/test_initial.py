@@ -1,0 +1,88 @@
+"""From data without actions, rewards and ends to a world, and from there to one with actions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import SIZE, tiny_pretraining, write_dataset
+
+from worldflow.actions import ActionSpec
+from worldflow.data.convert import ConvertConfig
+from worldflow.data.convert import main as convert
+from worldflow.data.importing import ImportConfig
+from worldflow.errors import ConfigError, MissingHeadError
+from worldflow.heads import HeadsConfig
+from worldflow.storage import load_world
+from worldflow.training.pretrain import PretrainConfig, main
+
+OPEN = HeadsConfig(hidden=8, reward=None, termination=None)
+
+
+def with_data(config: PretrainConfig, path: Path, **changes: object) -> PretrainConfig:
+    """The same settings for a folder that must be imported, with heads left open."""
+    return replace(
+        config,
+        data=replace(config.data, path=str(path), size=SIZE),
+        world=replace(config.world, heads=OPEN),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Videos without actions, rewards or ends."""
+    write_dataset(tmp_path / "store", ActionSpec("none"))
+    folder = tmp_path / "videos"
+    convert(ConvertConfig(str(tmp_path / "store"), str(folder), "video", ImportConfig(size=SIZE)))
+    for steps in folder.glob("*.npz"):
+        steps.unlink()
+    return folder
+
+
+def test_videos_alone_give_a_world(videos: Path, tmp_path: Path) -> None:
+    config = with_data(tiny_pretraining(videos, tmp_path / "run"), videos)
+    world = load_world(main(config))
+    assert world.action_spec.kind == "none"
+    assert world.reward_head is None
+    assert world.termination_head is None
+    with pytest.raises(MissingHeadError):
+        world.require_heads()
+
+
+def test_a_world_of_videos_is_the_start_of_one_with_actions(videos: Path, tmp_path: Path) -> None:
+    base = main(with_data(tiny_pretraining(videos, tmp_path / "base"), videos))
+    labelled = tmp_path / "labelled"
+    write_dataset(labelled, ActionSpec("discrete", n=3))
+    config = with_data(
+        tiny_pretraining(labelled, tmp_path / "run"), labelled, initial_world=str(base)
+    )
+    training = replace(config.training, flow=replace(config.training.flow, learning_rate=0.0))
+    tuned = load_world(main(replace(config, training=training)))
+    assert tuned.action_spec == ActionSpec("discrete", n=3)
+    assert tuned.reward_head is not None
+    before, after = load_world(base).state_dict(), tuned.state_dict()
+    for name, value in before.items():  # without a step, all weights are those of the start
+        assert torch.equal(value, after[name]), name
+    assert "conditioning.table.weight" in after
+
+    again = load_world(main(replace(config, out=str(tmp_path / "steps")))).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], again[name])}
+    assert any(name.startswith("flow.") for name in changed)
+    assert not any(name.startswith("codec.") for name in changed)
+
+
+def test_what_cannot_be_learned_or_started_from_is_named(videos: Path, tmp_path: Path) -> None:
+    config = with_data(tiny_pretraining(videos, tmp_path / "run"), videos)
+    asked = replace(config, world=replace(config.world, heads=HeadsConfig(8, reward=True)))
+    with pytest.raises(ConfigError, match=r"world\.heads\.reward=true, but the data have no rew"):
+        main(asked)
+    base = main(config)
+    other = replace(config.world, sigma=0.5)
+    with pytest.raises(ConfigError, match=r"is built otherwise \(sigma\)"):
+        main(replace(config, world=other, initial_world=str(base), out=str(tmp_path / "b")))
+    wider = replace(config.world, codec=replace(config.world.codec, widths=[8, 8, 8, 16]))
+    with pytest.raises(ConfigError, match=r"is built otherwise \(codec\."):
+        main(replace(config, world=wider, initial_world=str(base), out=str(tmp_path / "c")))

@@ -1,0 +1,42 @@
+"""The card of a world: what a stranger must know of it, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.novelty import noise_floor
+from worldflow.world_model import WorldModel
+
+
+def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: str) -> str:
+    """The card.
+
+    Args:
+        world: trained.
+        dataset: what it learned from.
+        run: folder with the run's figures.
+        training: a sentence on how it was trained.
+    """
+    last: dict[str, float] = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        last[entry["tag"]] = entry["value"]
+    held_out = {tag: value for tag, value in sorted(last.items()) if "held_out" in tag}
+    sigma = world.config.sigma
+    rows = "\n".join(f"| {tag} | {value:.4g} |" for tag, value in held_out.items())
+    return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
+
+- Source: `{json.dumps(dataset.metadata.source)}`, {len(dataset)} episodes, {dataset.steps} steps, \
+{world.spec.held_out.fraction:.0%} of the episodes held out.
+- {training}
+- Noise: sigma {sigma} at unit latent scale; its entropy, {noise_floor(sigma):.3f} nats a latent, \
+is the least NLL there can be.
+
+| held-out figure | value |
+| --- | --- |
+{rows}
+
+NLL is in nats a latent. Likelihoods are of the noisy latents, not of the pixels.
+"""

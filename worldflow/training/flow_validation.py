@@ -1,0 +1,128 @@
+"""What the flow stage measures on held-out clips, and the dreams that it shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from worldflow.conditioning import wrong_actions
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.windows import ClipSampler
+from worldflow.evaluation.video import beside
+from worldflow.training.batches import Batch, Episodes
+from worldflow.training.logger import RunLogger
+from worldflow.training.loop import step_generators
+from worldflow.training.losses import DenoiserLoss, on_device
+from worldflow.world_model import WorldModel
+
+CLIPS = 64
+PICTURE_CLIPS = 2
+VIDEO_HEIGHT = 192  # pixels, at least, of each video
+
+
+class FlowValidation:
+    """Measures on the same held-out clips, under the same noise, each time.
+
+    Args:
+        episodes: encoded by the codec.
+        dataset: where they come from.
+        clips: held-out clips.
+        seed: of the choice of clips and of the noise.
+    """
+
+    def __init__(
+        self, episodes: Episodes, dataset: EpisodeDataset, clips: ClipSampler, seed: int
+    ) -> None:
+        self._episodes, self._dataset, self._clips, self._seed = episodes, dataset, clips, seed
+
+    @torch.no_grad()
+    def measure(self, world: WorldModel, step: int, logger: RunLogger) -> None:
+        """Log NLL (of each frame of a clip too), denoiser and heads, all per dimension.
+
+        Wrong actions are compared with the true ones where those are known. Pictures and a video
+        show real frames, the same through the codec, and dreams.
+        """
+        device = next(world.parameters()).device
+        rng, generator = step_generators(self._seed, "flow", 0)
+        picks = self._clips.sample(CLIPS, rng)
+        batch = self._episodes.batch(picks, self._clips.clip)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+        wrong = batch.actions
+        if world.action_spec.has_alternatives:
+            wrong = wrong_actions(batch.actions, world.action_spec, rng)
+        batch, wrong = on_device(batch, device), wrong.to(device)
+        noisy = batch.latents + world.config.sigma * noise
+
+        nll = self._nll(world, noisy, batch.actions, batch.known)
+        figures = {"held_out_nll": _mean(nll, batch.valid)}
+        for t in range(nll.shape[1]):
+            if batch.valid[:, t].any():
+                figures[f"nll_position/{t:02d}"] = _mean(nll[:, t], batch.valid[:, t])
+        known = batch.valid & batch.known
+        if world.action_spec.has_alternatives and known.any():
+            of_wrong = _mean(self._nll(world, noisy, wrong, batch.known), known)
+            figures["held_out_nll_wrong_action"] = of_wrong
+            figures["held_out_action_gap"] = of_wrong - _mean(nll, known)
+        figures |= self._denoiser_and_heads(world, noisy, noise, batch)
+        logger.scalars(step, figures)
+        self._show(world, picks, batch, step, logger)
+
+    def _nll(self, world: WorldModel, noisy: Tensor, actions: Tensor, known: Tensor) -> Tensor:
+        """Nats a latent of each frame, (B, T)."""
+        out = world.flow(noisy, world.conditioning(actions, known))
+        return -out.log_prob / world.dimensions
+
+    def _denoiser_and_heads(
+        self, world: WorldModel, noisy: Tensor, noise: Tensor, batch: Batch
+    ) -> dict[str, float]:
+        sums = DenoiserLoss(world)(noisy, noise, batch)
+        frames, later = batch.valid.sum(), batch.valid[:, 1:].sum().clamp(min=1)
+        # what is left of the noise after denoising: sigma * (prediction - noise)
+        figures = {"held_out_denoiser": world.config.sigma**2 * sums.pop("denoiser") / frames}
+        figures |= {f"held_out_{name}": value / later for name, value in sums.items()}
+        return {name: value.item() for name, value in figures.items()}
+
+    def _show(
+        self,
+        world: WorldModel,
+        picks: list[tuple[int, int]],
+        batch: Batch,
+        step: int,
+        logger: RunLogger,
+    ) -> None:
+        # a dream needs the actions of a whole clip
+        usable = batch.valid.all(dim=1)
+        if world.action_spec.kind != "none":
+            usable &= batch.known[:, 1:].all(dim=1)
+        rows = usable.nonzero().flatten()[:PICTURE_CLIPS].tolist()
+        if not rows or world.config.denoiser.lookahead:  # one that looks ahead cannot step
+            return
+        shown = self._dream(world, [picks[row] for row in rows], batch.actions[rows])
+        strip = torch.stack(list(shown.values()), dim=1)
+        strip = rearrange(strip, "b row t h w c -> (b row h) (t w) c")
+        logger.picture(step, "real_codec_dream", strip.numpy())
+        videos = {label: rearrange(v, "b t ... -> (b t) ...").numpy() for label, v in shown.items()}
+        scale = -(-VIDEO_HEIGHT // world.frame_shape[0])
+        logger.video(step, "real_codec_dream", beside(videos, scale), world.spec.fps)
+
+    def _dream(
+        self, world: WorldModel, picks: list[tuple[int, int]], actions: Tensor
+    ) -> dict[str, Tensor]:
+        """Frames (B, T, H, W, 3): real, the codec's, and the dream under the same actions."""
+        context, clip = world.config.context, self._clips.clip
+        frames = [self._dataset.read(i, start, start + clip).frames for i, start in picks]
+        real = torch.from_numpy(np.stack(frames)).to(actions.device)
+        generator = torch.Generator().manual_seed(self._seed)
+        state = world.initial_state(real[:, :context], actions[:, :context], generator)
+        dreamed = [*real[:, : context - 1].unbind(1), world.decode(state.latents)]
+        for t in range(context, clip):
+            state, _ = world.step(state, actions[:, t], generator)
+            dreamed.append(world.decode(state.latents))
+        shown = {"real": real, "codec": world.reconstruct(real), "dream": torch.stack(dreamed, 1)}
+        return {label: values.cpu() for label, values in shown.items()}
+
+
+def _mean(values: Tensor, mask: Tensor) -> float:
+    return float((values * mask).sum() / mask.sum())

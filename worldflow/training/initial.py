@@ -1,0 +1,67 @@
+"""What a run starts with: which heads its data can teach, and the weights of an earlier world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from worldflow.data.metadata import DatasetMetadata
+from worldflow.errors import ConfigError
+from worldflow.storage import load_world
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import WorldConfig
+
+# They are made anew where the data differ from those of the earlier world.
+REPLACEABLE = ("conditioning.", "reward_head.", "termination_head.")
+
+
+def with_heads(config: WorldConfig, metadata: DatasetMetadata) -> WorldConfig:
+    """The config with those heads that were left open (null) decided by the data.
+
+    Raises:
+        ConfigError: a head is asked for that the data cannot teach.
+    """
+    heads = config.heads
+    for name, recorded in (
+        ("reward", metadata.has_rewards),
+        ("termination", metadata.has_terminations),
+    ):
+        wanted = getattr(heads, name)
+        if wanted and not recorded:
+            raise ConfigError(
+                f"world.heads.{name}=true, but the data have no {name}s; use null or false"
+            )
+        if wanted is None:
+            heads = replace(heads, **{name: recorded})
+    return replace(config, heads=heads)
+
+
+def start_from(world: WorldModel, path: str) -> None:
+    """Copy the weights of the world at `path`; its codec's as they are, the others' as a start.
+
+    The embedding of actions is made anew if the actions are of another kind (a world of action-free
+    video has none), and so is a head that it had not, or of other rewards.
+
+    Raises:
+        ConfigError: it is built otherwise.
+        WorldFormatError: it cannot be loaded.
+    """
+    earlier = load_world(path)
+    old, new = earlier.state_dict(), world.state_dict()
+    if earlier.spec.reward_range != world.spec.reward_range:
+        old = {name: value for name, value in old.items() if not name.startswith("reward_head.")}
+    if earlier.action_spec != world.action_spec:
+        kept = ("conditioning.null", "conditioning.mlp.")
+        old = {
+            name: value
+            for name, value in old.items()
+            if not name.startswith("conditioning.") or name.startswith(kept)
+        }
+    missing = [n for n in new if n not in old and not n.startswith(REPLACEABLE)]
+    odd = [n for n in old if n not in new and not n.startswith(REPLACEABLE)]
+    odd += [n for n in old if n in new and old[n].shape != new[n].shape]
+    if missing or odd or earlier.config.sigma != world.config.sigma:
+        raise ConfigError(
+            f"the world {path} is built otherwise ({', '.join((missing + odd)[:3]) or 'sigma'}); "
+            "give its settings: world=... as in its config.yaml"
+        )
+    world.load_state_dict({**new, **{name: old[name] for name in old if name in new}})

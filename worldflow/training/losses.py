@@ -1,0 +1,66 @@
+"""What the flow stage minimises, as sums: the stage divides them by counts over all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from worldflow.training.batches import Batch
+from worldflow.world_model import WorldModel
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The same clips on a device."""
+    return Batch(**{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
+
+
+class FlowLoss(nn.Module):
+    """The negative log-likelihood of noisy clips, in nats."""
+
+    def __init__(self, world: WorldModel) -> None:
+        super().__init__()
+        self.conditioning, self.flow = world.conditioning, world.flow
+
+    def forward(self, noisy: Tensor, batch: Batch) -> Tensor:
+        """The sum over valid frames of noisy latents (B, T, N, C)."""
+        out = self.flow(noisy, self.conditioning(batch.actions, batch.known))
+        return -(out.log_prob * batch.valid).sum()
+
+
+class DenoiserLoss(nn.Module):
+    """The errors of denoiser and heads."""
+
+    def __init__(self, world: WorldModel) -> None:
+        super().__init__()
+        self.conditioning, self.denoiser = world.conditioning, world.denoiser
+        self.reward_head, self.termination_head = world.reward_head, world.termination_head
+
+    def forward(self, noisy: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums over valid frames.
+
+        Args:
+            noisy: (B, T, N, C).
+            target: what the denoiser shall predict, (B, T, N, C).
+            batch: everything else.
+
+        Returns:
+            `denoiser`, of the mean squared error of each frame; `reward` and `termination`, if the
+            world has their heads, over the frames that have a past.
+        """
+        condition = self.conditioning(batch.actions, batch.known)
+        prediction, features = self.denoiser(noisy, condition)
+        error = (prediction - target).square().mean(dim=(2, 3))
+        sums = {"denoiser": (error * batch.valid).sum()}
+        # the first frame of a clip has no past to read a reward or an end from
+        later = batch.valid.clone()
+        later[:, 0] = False
+        if self.reward_head is not None:
+            logits = self.reward_head(features)
+            sums["reward"] = (self.reward_head.loss(logits, batch.rewards) * later).sum()
+        if self.termination_head is not None:
+            logits = self.termination_head(features)
+            losses = self.termination_head.loss(logits, batch.terminated)
+            sums["termination"] = (losses * later).sum()
+        return sums

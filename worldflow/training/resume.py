@@ -1,0 +1,55 @@
+"""Whether a run starts or continues, and what may differ when it continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worldflow.config import flatten
+from worldflow.data.metadata import write_atomically
+from worldflow.errors import ConfigError
+from worldflow.training.checkpoint import Progress, read_progress
+
+
+def start_or_continue(
+    folder: Path, settings: Mapping[str, Any], setup: Mapping[str, Any]
+) -> Progress:
+    """The progress of the run in `folder`, a new one if it has no checkpoint.
+
+    A run is continued only under the settings and with the data that it was started with, since
+    anything else would give a world that no command reproduces.
+
+    Args:
+        folder: of the run.
+        settings: what the result depends on; JSON-able.
+        setup: how it is computed, which the result does not depend on but for rounding; a change is
+            said on the terminal.
+
+    Raises:
+        ConfigError: the run was started with other settings.
+        DataError: its checkpoint is damaged.
+    """
+    path, fingerprint = folder / "run.json", json.dumps(settings, sort_keys=True)
+    checkpoint = folder / "checkpoint.safetensors"
+    if not checkpoint.exists():
+        write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
+        return Progress("codec", 0, 0.0, fingerprint, dict(setup))
+    progress = read_progress(checkpoint)
+    if progress.fingerprint != fingerprint:
+        changes = _changes(json.loads(progress.fingerprint), json.loads(fingerprint))
+        raise ConfigError(
+            f"{folder} holds a run with other settings: {', '.join(changes[:5])}; "
+            "repeat the old settings to continue it, or choose another out="
+        )
+    if changes := _changes(progress.setup, setup):
+        print(f"{folder} continues with {', '.join(changes)}; the result is the same to rounding")
+    return replace(progress, setup=dict(setup))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    old, new = flatten(before), flatten(after)
+    differing = sorted(key for key in old | new if old.get(key) != new.get(key))
+    return [f"{key} was {old.get(key)} and is {new.get(key)}" for key in differing]
