@@ -9,6 +9,7 @@ import gymnasium.error
 import numpy as np
 import torch
 
+from worldflow.compiled import compile_step
 from worldflow.envs.spaces import observation_space
 from worldflow.envs.transition import Transition, no_scores
 from worldflow.errors import DataError
@@ -52,7 +53,8 @@ class Imagination:
             raise ValueError(f"num_envs={num_envs} and horizon={horizon} must be at least 1")
         if not 0.0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
-        self.world = world if isinstance(world, WorldModel) else load_world(world)
+        # a world that only this env uses can be compiled; a user's own may still be trained
+        self.world = world if isinstance(world, WorldModel) else compile_step(load_world(world))
         self.num_envs, self.horizon, self.temperature = num_envs, horizon, temperature
         self.observation = observation
         self.observation_space = observation_space(self.world, observation)

@@ -41,7 +41,11 @@ class TimeRotary(nn.Module):
         return self.cos[index], self.sin[index]
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+# cosines and signed sines, see `TimeRotary`
+Rotation = tuple[Tensor, Tensor]
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the pairs (i, i + head_dim / 2) of x (..., head_dim), see `TimeRotary`."""
     cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
@@ -61,32 +65,32 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor,
-        rotation: tuple[Tensor, Tensor] | None = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        """x (B, S, width) to the same shape.
+    def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, S, width) to queries, keys and values (B, heads, S, head_dim).
 
         Args:
             x: tokens.
-            bias: see `attention_bias`, broadcast to (B, heads, S, keys).
-            rotation: cosines and sines of the tokens' times, (B or 1, 1, S, head_dim).
-            cache: where keys and values are written, and read back with those of past frames.
+            rotation: of the tokens' times, (B or 1, 1, S or 1, head_dim) each.
         """
-        batch, tokens, width = x.shape
+        batch, tokens, _ = x.shape
         # (3, B, heads, S, head_dim)
         parts = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         queries_and_keys, values = parts[:2], parts[2]
         if rotation is not None:
             queries_and_keys = rotate(queries_and_keys, rotation)
-        queries, keys = queries_and_keys
-        if cache is not None:
-            keys, values = cache.write(keys, values)
+        return queries_and_keys[0], queries_and_keys[1], values
+
+    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """What S queries read from the keys, (B, S, width).
+
+        Args:
+            queries: (B, heads, S, head_dim).
+            keys: (B, heads, keys, head_dim), and so are the values.
+            values: what is read.
+            bias: see `attention_bias`, broadcast to (B, heads, S, keys).
+        """
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Modulation(NamedTuple):
@@ -122,14 +126,46 @@ class TransformerLayer(nn.Module):
         x: Tensor,
         bias: Tensor,
         modulation: Modulation | None = None,
-        rotation: tuple[Tensor, Tensor] | None = None,
+        rotation: Rotation | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
+        """Tokens x (B, S, width) to the same shape.
+
+        Args:
+            x: tokens.
+            bias: see `attention_bias`, broadcast to (B, heads, S, keys).
+            modulation: see `Modulation`.
+            rotation: see `Attention.project`.
+            cache: where keys and values are written, and read back with those of past frames.
+        """
+        queries, keys, values = self.before_cache(x, modulation, rotation)
+        if cache is not None:
+            keys, values = cache.write(keys, values)
+        return self.after_cache(x, queries, keys, values, bias, modulation)
+
+    def before_cache(
+        self, x: Tensor, modulation: Modulation | None, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The first half of `forward`: queries, keys and values."""
         h = self.norm_attention(x)
         if modulation is not None:
-            h = torch.addcmul(modulation.shift_attention, h, modulation.scale_attention)
-        x = x + self.attention(h, bias, rotation, cache)
+            scale, shift, _, _ = modulation
+            h = torch.addcmul(shift, h, scale)
+        return self.attention.project(h, rotation)
+
+    def after_cache(
+        self,
+        x: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+        modulation: Modulation | None,
+    ) -> Tensor:
+        """The second half: attention to all keys, and the MLP."""
+        x = x + self.attention.mix(queries, keys, values, bias)
         h = self.norm_mlp(x)
         if modulation is not None:
-            h = torch.addcmul(modulation.shift_mlp, h, modulation.scale_mlp)
+            _, _, scale, shift = modulation
+            h = torch.addcmul(shift, h, scale)
         return x + self.mlp(h)

@@ -144,6 +144,7 @@ class GlobalBlock(nn.Module):
             self.within = CausalTokens(config.within, tokens, channels, flip=False)
             self.project = nn.Linear(width, config.within.width)
             width = config.within.width
+        self.features = width  # of what `read_past` gives
         self.head = AffineHead(width, channels)
 
     @property

@@ -118,10 +118,11 @@ def _jacobi(
     # kept on the host, where the loop must know them
     running, passes = np.ones(len(noise), dtype=bool), np.zeros(len(noise), dtype=np.int64)
     finite = np.ones(len(noise), dtype=bool)
+    norm = noise.shape[2] ** -0.5
     for _ in range(tokens):
         update = block(x).to_data(noise)
         # of the token that moved most, root mean square over its channels
-        moved = (update - x).square_().mean(dim=2).amax(dim=1).sqrt_().cpu().numpy()
+        moved = norm * torch.linalg.vector_norm(update - x, dim=2).amax(dim=1).cpu().numpy()
         if running.all():
             x = update
         else:
