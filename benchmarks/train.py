@@ -24,11 +24,13 @@ from updates import time_codec_updates, time_flow_updates
 
 from worldflow.actions import ActionSpec
 from worldflow.config import load_config
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.training.codec_stage import CodecStage
 from worldflow.training.flow_stage import FlowStage
+from worldflow.training.initial import with_heads
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.world_model import WorldModel
@@ -94,7 +96,7 @@ def measure(config: TrainBenchmark, data: Path, folder: Path) -> dict[str, Any]:
         held_out=HeldOut(config.data.held_out, seed, len(dataset)),
     )
     torch.manual_seed(seed)
-    world = WorldModel(config.world, spec)
+    world = WorldModel(with_heads(config.world, dataset.metadata), spec)
 
     note("timing the codec's updates ...")
     codec = CodecStage(world, training.codec, dataset, train, held_out, seed)

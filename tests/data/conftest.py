@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episodes import Episode, EpisodeWriter
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 
 

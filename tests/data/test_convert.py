@@ -11,7 +11,7 @@ import pytest
 from worldflow.actions import ActionSpec
 from worldflow.cli import main as cli
 from worldflow.data.convert import ConvertConfig, main
-from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.formats.registry import FORMATS, detect
 from worldflow.data.importing import ImportConfig
 from worldflow.errors import ConfigError, DataError
@@ -60,7 +60,6 @@ def test_without_actions_and_rewards(store: Store, tmp_path: Path, kind: str) ->
 def test_only_the_store_says_which_actions_are_known(store: Store, tmp_path: Path) -> None:
     source = store()
     half = EpisodeDataset(source)
-    from worldflow.data.episodes import EpisodeWriter
 
     episode = half.read(0)
     episode.known[2] = False

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import DataError
 

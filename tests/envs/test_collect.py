@@ -14,7 +14,8 @@ import pytest
 
 from worldflow.actions import ActionSpec
 from worldflow.config import load_config
-from worldflow.data.episodes import Episode, EpisodeDataset
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.envs.collect import CollectConfig, collect, main, output_folder, record_episode
 from worldflow.envs.policies import (
     PolicyConfig,

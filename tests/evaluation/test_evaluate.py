@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes, real_clips

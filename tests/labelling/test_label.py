@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from worldflow.actions import ActionSpec
 from worldflow.cli import main as cli
 from worldflow.config import compose_config, load_config
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.simulate import clip_noise

@@ -11,7 +11,8 @@ import torch
 
 from worldflow.actions import ActionSpec
 from worldflow.codec import Codec
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import DataError
 from worldflow.testing import tiny_world

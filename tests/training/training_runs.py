@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episodes import Episode, EpisodeWriter
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.testing import tiny_config
 from worldflow.training.codec_stage import CodecTraining

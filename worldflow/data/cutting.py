@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldflow.data.episodes import Episode
+from worldflow.data.episode import Episode
 from worldflow.data.formats.base import RawEpisode, RawFrame
 from worldflow.data.resize import fit_frame
 from worldflow.data.steps import Step, Steps
@@ -61,7 +61,7 @@ def cut_episodes(raw: RawEpisode, steps: Steps, cut: Cut) -> Iterator[Episode]:
 
 def _kept(name: str, frames: Iterator[RawFrame], cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
     """The frames that are kept, with their indices among all: at `fps`, every `frame_skip`-th."""
-    at_rate = enumerate(frame.pixels for frame in frames)
+    at_rate: Iterator[tuple[int, np.ndarray]] = enumerate(frame.pixels for frame in frames)
     if cut.fps is not None:
         at_rate = _at_rate(name, frames, cut.fps)
     for k, frame in enumerate(at_rate):

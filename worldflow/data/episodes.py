@@ -11,83 +11,19 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from worldflow.actions import ActionSpec
+from worldflow.data.episode import Episode, EpisodeSteps
 from worldflow.data.metadata import DatasetMetadata, read_metadata, write_atomically
 from worldflow.errors import DataError
 
 TENSORS = ("frames", "actions", "rewards", "terminated", "known")
 _FILE_NAME = re.compile(r"\d{6,}\.safetensors")
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode of T frames (T - 1 environment steps), or a slice of one.
-
-    Args:
-        frames: (T, H, W, 3) uint8.
-        actions: (T, ...) int64 or float32; `actions[t]` led to `frames[t]`.
-        rewards: (T,) float32.
-        terminated: (T,) bool.
-        known: (T,) bool; where False, the action was not recorded and `actions` holds a zero.
-        seed: the seed given to the source's reset.
-        truncated: whether the last frame is where a time limit cut the episode.
-
-    Raises:
-        DataError: lengths or dtypes do not fit.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    known: np.ndarray
-    seed: int
-    truncated: bool
-
-    def __post_init__(self) -> None:
-        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
-            raise DataError(
-                "episode frames must be (T, H, W, 3) uint8, got "
-                f"{self.frames.shape} {self.frames.dtype}"
-            )
-        length = len(self.frames)
-        if length == 0:
-            raise DataError("an episode needs at least one frame")
-        if self.actions.dtype not in (np.int64, np.float32):
-            raise DataError(f"episode actions must be int64 or float32, got {self.actions.dtype}")
-        if self.actions.ndim < 1 or len(self.actions) != length:
-            raise DataError(f"{length} frames but actions of shape {self.actions.shape}")
-        for name, array, dtype in (
-            ("rewards", self.rewards, np.float32),
-            ("terminated", self.terminated, np.bool_),
-            ("known", self.known, np.bool_),
-        ):
-            if array.shape != (length,) or array.dtype != dtype:
-                raise DataError(
-                    f"episode {name} must be ({length},) {np.dtype(dtype)}, got "
-                    f"{array.shape} {array.dtype}"
-                )
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-
-class EpisodeSteps(NamedTuple):
-    """An `Episode` without its frames."""
-
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    known: np.ndarray
-    truncated: bool
 
 
 def episode_files(folder: Path) -> list[Path]:

@@ -93,7 +93,8 @@ def main(config: InspectConfig) -> Inspection:
 
 def inspect(raw: RawDataset, limit: int | None = None, rows: int = 16) -> Inspection:
     """Decode recordings one frame after another and look at everything."""
-    found, seen, actions = Inspection(), {}, []
+    found, actions = Inspection(), []
+    seen: dict[str, str] = {}  # digest of all frames: name
     for index in tqdm(range(len(raw.names))[:limit], desc="inspect", unit="recording"):
         name = raw.names[index]
         try:

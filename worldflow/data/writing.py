@@ -12,7 +12,8 @@ from typing import Protocol
 import av
 import numpy as np
 
-from worldflow.data.episodes import Episode, EpisodeWriter
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata, write_atomically
 from worldflow.errors import DataError
 
@@ -82,9 +83,8 @@ class NpzWriter(_FolderWriter):
     suffixes = (".npz",)
 
     def _write(self, path: Path, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, frames=frames, fps=np.array(self.metadata.fps), **arrays)
-        write_atomically(path, buffer.getvalue())
+        fps = np.array(self.metadata.fps)
+        write_atomically(path, _npz({"frames": frames, "fps": fps, **arrays}))
 
 
 class Hdf5Writer(_FolderWriter):
@@ -114,9 +114,8 @@ class VideoWriter(_FolderWriter):
 
     def _write(self, path: Path, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         if arrays:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **{name: values[1:] for name, values in arrays.items()})
-            write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+            between = {name: values[1:] for name, values in arrays.items()}
+            write_atomically(path.with_suffix(".npz"), _npz(between))
         partial = path.with_name(path.name + ".partial")
         with av.open(str(partial), "w", format="matroska") as container:
             rate = Fraction(self.metadata.fps).limit_denominator(1000)
@@ -129,6 +128,12 @@ class VideoWriter(_FolderWriter):
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 WRITERS: dict[str, Callable[[Path, DatasetMetadata], Writer]] = {

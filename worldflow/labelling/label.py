@@ -13,7 +13,8 @@ from omegaconf import MISSING
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from worldflow.data.episodes import Episode, EpisodeDataset, EpisodeWriter
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata, write_atomically
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes

@@ -51,8 +51,7 @@ class LatentEpisodes(Episodes):
         key = _key(codec, dataset)
         sums = self._found(key)
         self._check_room(shape)
-        mode = "r+" if sums else "w+"
-        self._frames = np.memmap(self._data, dtype=np.float32, mode=mode, shape=shape)
+        self._frames = np.memmap(self._data, np.float32, "r+" if sums else "w+", shape=shape)
         sums = self._whole(sums)
         self._encode(key, sums)
         self.latents = _Slices(self._frames, self._starts)
