@@ -14,6 +14,7 @@ import numpy as np
 
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeWriter
+from worldflow.data.formats.extras import load_extra
 from worldflow.data.metadata import DatasetMetadata, write_atomically
 from worldflow.errors import DataError
 
@@ -93,10 +94,7 @@ class Hdf5Writer(_FolderWriter):
     suffixes = (".hdf5",)
 
     def _write(self, path: Path, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise DataError("writing HDF5 needs h5py: pip install 'worldflow[data]'") from error
+        h5py = load_extra("h5py", path)
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             file.attrs["fps"] = self.metadata.fps

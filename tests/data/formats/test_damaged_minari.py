@@ -14,7 +14,7 @@ from minari_samples import DISCRETE, described, edited, frames, replaced, write_
 
 from worldflow.actions import ActionSpec
 from worldflow.data.formats.minari import MINARI
-from worldflow.errors import DataError
+from worldflow.errors import ConfigError, DataError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:minari"),
@@ -72,7 +72,7 @@ def test_arrow_is_refused() -> None:
 def test_h5py_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_minari()
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DataError, match=r"needs h5py.*pip install 'worldflow\[data\]'"):
+    with pytest.raises(ConfigError, match=r"needs h5py.*pip install 'worldflow\[data\]'"):
         MINARI.open(folder)
 
 
@@ -117,10 +117,10 @@ def test_files_that_cannot_be_read() -> None:
         MINARI.open(folder)
     folder = write_minari()
     (folder / file).write_bytes((folder / file).read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"main_data.hdf5 cannot be read.*download the dataset"):
+    with pytest.raises(DataError, match=r"main_data.hdf5: cannot be read as HDF5.*get the file"):
         MINARI.open(folder)
     (folder / file).unlink()
-    with pytest.raises(DataError, match=r"main_data.hdf5 cannot be read"):
+    with pytest.raises(DataError, match=r"main_data.hdf5: cannot be read as HDF5"):
         MINARI.open(folder)
 
 
@@ -130,8 +130,12 @@ def test_files_that_cannot_be_read() -> None:
         ("rewards", None, "rewards is missing"),
         ("rewards", np.zeros(4), "rewards are not one number for each action"),
         ("truncations", np.array([b"no"] * 5), "truncations are not one number"),
-        ("terminations", h5py.SoftLink("/episode_0/terminations"), "terminations is missing"),
-        ("rewards", h5py.ExternalLink("other.hdf5", "/rewards"), "rewards is missing, or no array"),
+        (
+            "terminations",
+            h5py.SoftLink("/episode_0/terminations"),
+            "terminations is a soft",
+        ),
+        ("rewards", h5py.ExternalLink("other.hdf5", "/rewards"), "rewards is a soft or external"),
         ("actions", np.zeros(4, np.int64), "6 observations, but 4 actions"),
         ("actions", np.zeros((5, 2), np.int64), "actions of 2 numbers, not 1"),
         ("actions", np.full(5, 4), "actions that action_space does not have"),
@@ -162,9 +166,7 @@ def test_data_in_other_files_are_not_read(tmp_path: Path) -> None:
         file["episode_0"].create_virtual_dataset("rewards", layout)
     data = MINARI.open(folder)
     for i in (0, 1):
-        with pytest.raises(
-            DataError, match=f"episode_{i}: rewards is missing, or no array in this"
-        ):
+        with pytest.raises(DataError, match=f"episode_{i}: the data of rewards lie in other files"):
             data.open(i)
 
 
@@ -202,7 +204,7 @@ def test_a_damaged_block_is_found_on_reading() -> None:
     content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     path.write_bytes(content)
     data = MINARI.open(folder)
-    with pytest.raises(DataError, match=r"main_data.hdf5 cannot be read.*download the dataset"):
+    with pytest.raises(DataError, match=r"main_data.hdf5: cannot be read as HDF5.*get the file"):
         list(data.open(1).read())
 
 

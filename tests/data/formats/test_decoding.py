@@ -104,6 +104,7 @@ def test_a_frame_without_pts_comes_one_frame_after_the_last(tmp_path: Path) -> N
     with open_video(write_video(tmp_path / "a.mkv")) as video:
         assert video.time_of(frame, None) == 0
         assert video.time_of(frame, 1.5) == 1.625
+        assert video.time_of(frame, -np.inf) == -np.inf  # after seeking: nowhere
         frame.pts, frame.time_base = 7, Fraction(1, 10)
         assert video.time_of(frame, 1.5) == 0.7
 

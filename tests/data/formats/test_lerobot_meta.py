@@ -20,7 +20,7 @@ from lerobot_samples import (
 
 from worldflow.actions import ActionSpec
 from worldflow.data.formats.lerobot import LEROBOT
-from worldflow.errors import DataError
+from worldflow.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -110,7 +110,7 @@ def test_pyarrow_is_named_where_it_is_missing(
 ) -> None:
     folder = write_lerobot(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'worldflow\[data\]'"):
+    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'worldflow\[data\]'"):
         LEROBOT.open(folder)
 
 

@@ -57,6 +57,13 @@ def test_discrete_actions_between_the_frames_and_a_rate(tmp_path: Path) -> None:
     assert (episode.rewards, episode.terminated, episode.frames) == (None, None, 3)
 
 
+def test_a_single_frame_has_no_action(tmp_path: Path) -> None:
+    write_npz(tmp_path / "x.npz", image=images(1), action=np.zeros(0))
+    data = NPZ.open(tmp_path)
+    assert data.action_spec == ActionSpec("none")
+    assert data.open(0).frames == 1
+
+
 @pytest.mark.parametrize("marker", ["reset", "stepid"])
 def test_actions_of_dreamer_v3_are_those_between_the_frames(tmp_path: Path, marker: str) -> None:
     arrays = {"is_first": np.array([True, False, False]), marker: np.zeros((3, 20), np.uint8)}
@@ -169,6 +176,3 @@ def test_detection(tmp_path: Path) -> None:
     assert not NPZ.detect(tmp_path)  # the first readable one holds no images
     write_npz(tmp_path / "0.npz", actions=np.arange(5))
     assert not NPZ.detect(tmp_path)
-    (tmp_path / "0.npz").unlink()
-    (tmp_path / "sub" / "1.MP4").write_bytes(b"")
-    assert not NPZ.detect(tmp_path)  # a folder of videos, and actions beside them

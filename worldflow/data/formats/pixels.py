@@ -53,13 +53,11 @@ def decode_image(name: str, content: bytes | np.ndarray) -> np.ndarray:
         DataError: it is no image that can be decoded.
     """
     how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    failed = DataError(f"{name}: no image that can be decoded; download or write the dataset again")
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), how)
-        reason = "not JPEG, PNG or the like"
     except cv2.error as error:
-        pixels, reason = None, str(error)
+        raise failed from error
     if pixels is None:
-        raise DataError(
-            f"{name}: no image that can be decoded ({reason}); download or write the dataset again"
-        )
+        raise failed
     return np.asarray(pixels[:, :, ::-1])
