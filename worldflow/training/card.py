@@ -25,11 +25,17 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
         last[entry["tag"]] = entry["value"]
     held_out = {tag: value for tag, value in sorted(last.items()) if "held_out" in tag}
     sigma = world.config.sigma
+    lossy = dataset.metadata.lossy
+    compression = (
+        f"\n- The frames were {lossy} before: likelihoods and novelty describe that compression too."
+        if lossy
+        else ""
+    )
     rows = "\n".join(f"| {tag} | {value:.4g} |" for tag, value in held_out.items())
     return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
 
 - Source: `{json.dumps(dataset.metadata.source)}`, {len(dataset)} episodes, {dataset.steps} steps, \
-{world.spec.held_out.fraction:.0%} of the episodes held out.
+{world.spec.held_out.fraction:.0%} of the episodes held out.{compression}
 - {training}
 - Noise: sigma {sigma} at unit latent scale; its entropy, {noise_floor(sigma):.3f} nats a latent, \
 is the least NLL there can be.
