@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 from worldflow.data.frames import to_float, to_uint8
 from worldflow.errors import ConfigError
+from worldflow.pixels import PixelLikelihood
+
+# How far a training batch's statistics may differ from the running ones, see `LatentScale`.
+RENORM_RATIO, RENORM_SHIFT = 2.0, 1.0
 
 
 @dataclass
@@ -67,29 +71,48 @@ class LatentScale(nn.BatchNorm2d):
     Attributes:
         over_ranks: whether the statistics of a training batch are those of all ranks' batches,
             which are of one size; set while a codec is trained on several.
+        steady: whether training standardises by the running statistics, as a frozen codec does,
+            and by those of the batch only as far as the two differ by more than `RENORM_RATIO` and
+            `RENORM_SHIFT` (batch renormalisation, 1702.03275). Gradients are those of the batch's
+            statistics, so that an encoder gains nothing from larger or smaller latents. Set where
+            others learn from the latents: those of a small batch are shifted by its own mean.
     """
 
     over_ranks = False
+    steady = False
 
     def forward(self, latents: Tensor) -> Tensor:
         if not self.training:
             return super().forward(latents)
         latents = latents.float()  # also under autocast
-        if not self.over_ranks:
+        if not self.over_ranks and not self.steady:
             return super().forward(latents)
         assert self.running_mean is not None and self.running_var is not None
         assert self.momentum is not None
-        ranks = dist.get_world_size()
-        mean = _SumOverRanks.apply(latents.mean(dim=(0, 2, 3))) / ranks
+        mean = self._over_ranks(latents.mean(dim=(0, 2, 3)))
         centred = latents - mean[:, None, None]
-        variance = _SumOverRanks.apply(centred.square().mean(dim=(0, 2, 3))) / ranks
+        variance = self._over_ranks(centred.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
+            ranks = dist.get_world_size() if self.over_ranks else 1
             count = ranks * latents.numel() // latents.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        return centred * (variance + self.eps).rsqrt()[:, None, None]
+        standard = centred * (variance + self.eps).rsqrt()[:, None, None]
+        if not self.steady:
+            return standard
+        with torch.no_grad():
+            inverse = (self.running_var + self.eps).rsqrt()
+            ratio = (variance + self.eps).sqrt() * inverse
+            shift = (mean - self.running_mean) * inverse
+            ratio = ratio.clamp(1.0 / RENORM_RATIO, RENORM_RATIO)[:, None, None]
+            shift = shift.clamp(-RENORM_SHIFT, RENORM_SHIFT)[:, None, None]
+        return standard * ratio + shift
+
+    def _over_ranks(self, values: Tensor) -> Tensor:
+        """The mean of the ranks' values."""
+        return _SumOverRanks.apply(values) / dist.get_world_size() if self.over_ranks else values
 
 
 class Codec(nn.Module):
@@ -134,6 +157,7 @@ class Codec(nn.Module):
             ]
         up += [nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2)]
         self.decoder = nn.Sequential(*up)
+        self.likelihood = PixelLikelihood()
         # convolutions run several times faster on CPUs in this memory format
         for parameter in self.parameters():
             if parameter.ndim == 4:
@@ -148,6 +172,13 @@ class Codec(nn.Module):
     def tokens(self) -> int:
         """N, tokens of a frame."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def idle_biases(self) -> list[nn.Parameter]:
+        """Those that the standardisation takes away: their gradients are rounding errors."""
+        last = len(self.encoder) - 1
+        names = f"{last - 1}.second.bias", f"{last}.bias"
+        return [self.encoder.get_parameter(name) for name in names]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """float pixels (B, 3, H, W) to latents (B, N, C) of unit scale."""
@@ -171,6 +202,12 @@ class Codec(nn.Module):
         flat = latents.reshape(-1, *latents.shape[-2:])
         frames = to_uint8(self.decode(flat))
         return frames.reshape(*latents.shape[:-2], *frames.shape[1:])
+
+    def log_prob(self, frames: Tensor, noisy: Tensor) -> Tensor:
+        """log p(x | y~) in nats, (...): uint8 frames (..., H, W, 3), noisy latents (..., N, C)."""
+        decoded = self.decode(noisy.reshape(-1, *noisy.shape[-2:]))
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        return self.likelihood(decoded, flat).reshape(noisy.shape[:-2])
 
 
 def saliency(pixels: Tensor, previous: Tensor, background: Tensor) -> Tensor:

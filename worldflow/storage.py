@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict
@@ -31,6 +32,7 @@ WEIGHTS, CONFIG, CALIBRATION, CONTEXTS, CARD = (
     "contexts.safetensors",
     "card.md",
 )
+PIXEL_SCALE = "codec.likelihood.log_scale"
 SHIPPED = Path(__file__).parent / "worlds"
 
 
@@ -212,6 +214,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _load_weights(world: WorldModel, path: Path) -> None:
     found, expected = _read_tensors(path), world.state_dict()
+    # worlds of a time before it have no likelihood of pixels
+    found.setdefault(PIXEL_SCALE, torch.full_like(expected[PIXEL_SCALE], math.nan))
     for head in ("reward_head", "termination_head"):
         needs = any(name.startswith(head) for name in expected)
         if needs and not any(name.startswith(head) for name in found):

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import write_dataset
-from two_ranks import RUNS, run, run_config
+from two_ranks import JOINT, RUNS, run, run_config
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
@@ -42,12 +42,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs of `RUNS`, by two ranks, and of `one`, by one."""
+    """Folder of the runs of `RUNS`, by two ranks, and of `one` and `joint-one`, by one."""
     folder = tmp_path_factory.mktemp("runs")
     write_dataset(folder / "data", ActionSpec("discrete", n=3))
     every = loop.LOG_EVERY
     try:
         run(run_config(folder, "one", {}, 1), stop=False)
+        run(run_config(folder, "joint-one", JOINT, 1), stop=False)
         run(run_config(folder, "continued", {}, 1), stop=True)  # two ranks go on with it
     finally:
         loop.LOG_EVERY = every
@@ -94,7 +95,7 @@ def assert_same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", [n for n, (_, _, stopped) in RUNS.items() if not stopped])
 def test_two_ranks_train_the_world_of_one(runs: Path, name: str) -> None:
     """Replicated or sharded, in pieces or not, and when they continue what one rank began."""
-    assert_same(runs / "one", runs / name)
+    assert_same(runs / ("joint-one" if name.startswith("joint") else "one"), runs / name)
 
 
 def test_latents_do_not_depend_on_the_number_of_ranks(runs: Path) -> None:

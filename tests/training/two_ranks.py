@@ -15,15 +15,22 @@ from training_runs import tiny_pretraining
 from worldflow.training import loop
 from worldflow.training.distributed import process_group
 from worldflow.training.flow_stage import FlowStage
+from worldflow.training.joint_stage import JointTraining
 from worldflow.training.pretrain import PretrainConfig, main
 
 STOP = 3  # updates of the flow stage that a run makes before it is stopped
+JOINT: dict[str, object] = {
+    "codec_mode": "joint",
+    "joint": JointTraining(steps=7, batch=4, clip=4, validate_every=4, warmup=2),
+}
 # name: settings of the training, pieces, whether it is stopped
 RUNS: dict[str, tuple[dict[str, object], int, bool]] = {
     "ddp": ({}, 2, False),
     "fsdp-pieces": ({"sharding": "full", "activation_checkpointing": True}, 2, False),
     "fsdp-stopped": ({"sharding": "full"}, 1, True),
     "continued": ({"sharding": "full"}, 1, False),
+    "joint-ddp": (JOINT, 1, False),
+    "joint-fsdp": ({**JOINT, "sharding": "full"}, 1, False),
 }
 
 

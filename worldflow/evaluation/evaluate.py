@@ -15,6 +15,7 @@ from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
 from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
 from worldflow.evaluation.output import write_evaluation
+from worldflow.evaluation.pixel_bits import pixel_figures
 from worldflow.evaluation.score_matching import EXACT, score_figures
 from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
 from worldflow.novelty import noise_floor
@@ -146,6 +147,9 @@ def main(config: EvaluateConfig) -> None:
         print(f"PSNR of {name:16} {estimate['mean']:7.2f} dB {interval}")
     for name, value in figures["nll_per_latent"].items():
         print(f"NLL a latent, {name:13} {value:7.4f} nats")
+    bits = figures["pixel_bits"]["total"]
+    interval = f"[{bits['low']:.4f}, {bits['high']:.4f}]"
+    print(f"bits per dimension of the pixels, at most {bits['mean']:.4f} {interval}")
     learned = figures["score"]["explained"][EXACT[figures["score"]["lookahead"]]]
     interval = f"[{learned['low']:.3f}, {learned['high']:.3f}]"
     print(f"share of the flow's score that the denoiser explains {learned['mean']:.3f} {interval}")
@@ -176,6 +180,7 @@ def _figures(
         "psnr_over_time": {n: _listed(psnr_over_time(e, valid)) for n, e in squared.items()},
         "novelty_over_time": {name: _listed(curve) for name, curve in novelty.items()},
         "nll_per_latent": nll,
+        "pixel_bits": pixel_figures(world, clips, config.batch, config.seed),
         "score": score_figures(world, clips, config.batch, config.seed),
         "jacobi_iterations": {
             "global" if i == 0 else f"local {i}": float(n) for i, n in enumerate(passes)

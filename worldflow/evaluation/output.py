@@ -95,7 +95,11 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         f"PSNR, {name} (dB, mean over clips)": f"{e['mean']:.2f} [{e['low']:.2f}, {e['high']:.2f}]"
         for name, e in figures["psnr"].items()
     }
-    rows = quality | nll | passes
+    bits = {
+        f"bits per dimension of the pixels, a bound, {part}": _interval(estimate)
+        for part, estimate in figures["pixel_bits"].items()
+    }
+    rows = quality | bits | nll | passes
     report.table([{"figure": name, "value": value} for name, value in rows.items()])
     add_score(report, figures["score"])
 

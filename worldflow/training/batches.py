@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldflow.codec import Codec
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import Arrays, load_clips
 
 
@@ -47,9 +49,50 @@ class Episodes:
 
     def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
         """The clips of `clip` frames at (episode, first frame)."""
-        latents, valid = load_clips(self.latents, picks, clip)
-        steps = {
-            name: torch.from_numpy(load_clips(getattr(self, name), picks, clip)[0])
+        latents, _ = load_clips(self.latents, picks, clip)
+        return Batch(torch.from_numpy(latents), **self.steps(picks, clip))
+
+    def steps(self, picks: list[tuple[int, int]], clip: int) -> dict[str, Tensor]:
+        """All of a `Batch` but its latents."""
+        loaded = {
+            name: load_clips(getattr(self, name), picks, clip)
             for name in ("actions", "known", "rewards", "terminated")
         }
-        return Batch(torch.from_numpy(latents), **steps, valid=torch.from_numpy(valid))
+        steps = {name: torch.from_numpy(values) for name, (values, _) in loaded.items()}
+        return {**steps, "valid": torch.from_numpy(loaded["actions"][1])}
+
+    def read_steps(self, dataset: EpisodeDataset) -> None:
+        """Take all but the latents from a dataset."""
+        every = [dataset.steps_of(index) for index in range(len(dataset))]
+        self.actions = [each.actions for each in every]
+        self.known = [each.known for each in every]
+        self.rewards = [each.rewards for each in every]
+        self.terminated = [each.terminated for each in every]
+
+
+class FrameEpisodes(Episodes):
+    """Episodes whose frames are encoded when they are asked for, by a codec that may still change.
+
+    Args:
+        codec: in eval mode when it is asked.
+        dataset: whose frames are encoded.
+    """
+
+    def __init__(self, codec: Codec, dataset: EpisodeDataset) -> None:
+        self._codec, self._dataset = codec, dataset
+        self.read_steps(dataset)
+
+    @torch.no_grad()
+    def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
+        """The clips; beyond an episode's end are the latents of its last frame."""
+        device = next(self._codec.parameters()).device
+        frames = read_frames(self._dataset, picks, clip)
+        latents = [self._codec.encode_frames(row.to(device)).float().cpu() for row in frames]
+        return Batch(torch.stack(latents), **self.steps(picks, clip))
+
+
+def read_frames(dataset: EpisodeDataset, picks: list[tuple[int, int]], clip: int) -> Tensor:
+    """Clips (B, T, H, W, 3) uint8; beyond an episode's end its last frame is repeated."""
+    rows = [dataset.read(index, start, start + clip).frames for index, start in picks]
+    whole = [row[np.minimum(np.arange(clip), len(row) - 1)] for row in rows]
+    return torch.from_numpy(np.stack(whole))

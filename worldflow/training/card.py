@@ -27,7 +27,7 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
     sigma = world.config.sigma
     lossy = dataset.metadata.lossy
     compression = (
-        f"\n- The frames were {lossy} before: likelihoods and novelty describe that compression too."
+        f"\n- The frames were {lossy} before: likelihoods describe that compression too."
         if lossy
         else ""
     )
@@ -44,5 +44,6 @@ is the least NLL there can be.
 | --- | --- |
 {rows}
 
-NLL is in nats a latent. Likelihoods are of the noisy latents, not of the pixels.
+NLL is in nats a latent. Likelihoods are of the noisy latents, not of the pixels; \
+`pixel_bits` alone are of these, an upper bound on the bits for each of their bytes.
 """

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from worldflow.codec import Codec, reconstruction_loss, saliency
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.frames import to_float
-from worldflow.data.windows import ClipSampler
-from worldflow.evaluation.metrics import psnr
 from worldflow.randomness import normal, uniform
+from worldflow.training.codec_frames import (
+    STATISTICS_FRAMES,
+    FramePairs,
+    fit_likelihood,
+    measure_codec,
+    set_scale,
+)
 from worldflow.training.engine import Engine
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import STREAMS, StageConfig, row_generators, step_generators
 from worldflow.training.order import EpochOrder
 from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
-
-STATISTICS_FRAMES = 2048
-PICTURE_FRAMES = 8
 
 
 @dataclass
@@ -90,17 +90,17 @@ class CodecStage:
         seed: int,
         engine: Engine | None = None,
     ) -> None:
-        self.world, self.config, self.dataset, self.seed = world, config, dataset, seed
+        self.world, self.config, self.seed = world, config, seed
         self.engine = engine or Engine()
-        self.train = ClipSampler(dataset.lengths, train, clip=2)
-        self.held_out = ClipSampler(dataset.lengths, held_out, clip=2)
-        self._order = EpochOrder(len(self.train), config.batch, (seed, STREAMS[self.name]))
+        self.train = FramePairs(dataset, train, seed)
+        self.held_out = FramePairs(dataset, held_out, seed)
+        self._order = EpochOrder(len(self.train.clips), config.batch, (seed, STREAMS[self.name]))
         # the latents' scale is that of a whole batch, so that there are no pieces
         [self._rows] = self.engine.ranks.rows(config.batch, 1, "training.codec.batch")
         self.measured = self.engine.measured(world)
         self._loss = self.engine.replicated(CodecLoss(world.codec))
         self._batches = Prefetch(self._prepare)
-        frames = self._sample(self.train, STATISTICS_FRAMES, 0)[1]
+        frames = self.train.sample(STATISTICS_FRAMES)[1]
         self.background = frames.mean(0, keepdim=True).to(self.engine.ranks.device)
 
     def modules(self) -> list[nn.Module]:
@@ -125,62 +125,29 @@ class CodecStage:
         (ranks.size * relative * loss).backward()
         return {"loss": (relative * loss).detach()}
 
-    @torch.no_grad()
     def validate(self, step: int, logger: RunLogger) -> None:
-        """PSNR of held-out frames through codec and back, over all and over salient pixels."""
-        codec = self.measured.codec.eval()
-        frames = self._sample(self.held_out, 64, 0)
-        previous, pixels = (part.to(self.engine.ranks.device) for part in frames)
-        decoded = codec.decode(codec.encode(pixels)).clamp(-1.0, 1.0)
-        salient = saliency(pixels, previous, self.background).expand_as(pixels) > 0.2
-        error = (decoded - pixels).square() / 4.0  # of a range of 1
-        figures = {"held_out_psnr": psnr(error.mean().item())}
-        if salient.any():
-            figures["held_out_psnr_salient"] = psnr(error[salient].mean().item())
-        logger.scalars(step, figures)
-        rows = [torch.cat(list(row[:PICTURE_FRAMES]), dim=2) for row in (pixels, decoded)]
-        picture = torch.cat(rows, dim=1).add(1.0).mul(127.5).round().clamp(0, 255)
-        logger.picture(step, "real_above_codec", picture.byte().movedim(0, -1).cpu().numpy())
+        """PSNR of held-out frames, see `measure_codec`."""
+        measure_codec(self.measured.codec, self.held_out, self.background, step, logger)
 
-    @torch.no_grad()
     def freeze(self) -> None:
         """Set the latents' scale to that of the final encoder, and end the codec's training.
 
         Each rank does it by itself, on the same frames.
         """
         codec = self.world.codec
-        codec.scale.reset_running_stats()
-        codec.scale.momentum = None  # a plain average over the batches that follow
-        codec.scale.over_ranks = False
-        codec.train()
-        frames = self._sample(self.train, STATISTICS_FRAMES, self.config.steps)[1]
-        for chunk in frames.split(256):
-            codec.encode(chunk.to(self.engine.ranks.device))
+        set_scale(codec, self.train.sample(STATISTICS_FRAMES, self.config.steps)[1])
         codec.eval().requires_grad_(False)
+        fit_likelihood(self.world, self.train, self.seed)
 
     def _prepare(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's frames of an update, (previous, current), and the noise on their latents."""
         rng, _ = step_generators(self.seed, self.name, step)
-        picks = self.train.picks(self._order.positions(step))
+        picks = self.train.clips.picks(self._order.positions(step))
         flips = rng.random(len(picks)) < 0.5
-        previous, pixels = self._read([picks[row] for row in self._rows], flips[self._rows])
+        previous, pixels = self.train.read([picks[row] for row in self._rows], flips[self._rows])
         generators = row_generators(self.seed, self.name, step, self._rows)
         # the decoder shows denoised latents, whose remaining error lies between 0 and sigma
         level = uniform(generators, len(pixels), like=pixels).sqrt()[:, None, None]
         shape = (self.world.tokens, self.world.channels)
         noise = normal(generators, len(pixels), shape, like=pixels)
         return previous, pixels, self.world.config.sigma * level * noise
-
-    def _sample(self, sampler: ClipSampler, count: int, step: int) -> tuple[Tensor, Tensor]:
-        """Frames drawn with replacement, (previous, current)."""
-        rng, _ = step_generators(self.seed, self.name, step)
-        picks = sampler.sample(count, rng)
-        return self._read(picks, rng.random(count) < 0.5)
-
-    def _read(self, picks: list[tuple[int, int]], flips: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(previous, current) pixels (B, 3, H, W); an episode of one frame is its own past."""
-        pairs = [self.dataset.read(i, start, start + 2).frames for i, start in picks]
-        # read pairs in both orders, so that the first frame of an episode is learned as well
-        first = np.stack([p[-1] if flip else p[0] for p, flip in zip(pairs, flips, strict=True)])
-        second = np.stack([p[0] if flip else p[-1] for p, flip in zip(pairs, flips, strict=True)])
-        return to_float(torch.from_numpy(first)), to_float(torch.from_numpy(second))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -31,10 +32,12 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights that update `step` has made."""
-        if self.averages:
-            average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-            weights = [parameter.detach() for parameter in self._parameters]
-            average(list(self.averages.values()), weights, step)
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        both = list(zip(self.averages.values(), self._parameters, strict=True))
+        for spread in (True, False):  # over ranks or not, which no call may mix
+            own = [(a, p.detach()) for a, p in both if isinstance(p, DTensor) == spread]
+            if own:
+                average([a for a, _ in own], [p for _, p in own], step)
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -10,20 +10,15 @@ from torch import Tensor, nn
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
-from worldflow.randomness import normal, uniform
-from worldflow.training.batches import Batch, Episodes
+from worldflow.training.batches import Episodes
 from worldflow.training.engine import Engine
+from worldflow.training.flow_gradients import Counts, FlowGradients, Piece, clip_noise
 from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import STREAMS, StageConfig, row_generators
-from worldflow.training.losses import DenoiserLoss, FlowLoss, on_device
 from worldflow.training.order import EpochOrder
 from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
-
-# What the score estimates is a standard normal number (the noise on a latent over sigma). Values
-# beyond this are errors of a half-trained flow, rare but large enough to drown all others.
-SCORE_LIMIT = 4.0
 
 
 @dataclass
@@ -66,26 +61,16 @@ class FlowTraining(StageConfig):
 
 
 @dataclass
-class Piece:
-    """Clips that are computed at once, and the noise on their latents (B, T, N, C)."""
-
-    batch: Batch
-    noise: Tensor
-
-
-@dataclass
 class Work:
     """What a rank computes in an update.
 
     Attributes:
         pieces: this rank's clips.
-        frames: valid frames of the whole batch, on all ranks.
-        later: those of them that have a past in their clip; at least 1.
+        counts: of the whole batch.
     """
 
     pieces: list[Piece]
-    frames: int
-    later: int
+    counts: Counts
 
 
 class FlowStage:
@@ -129,22 +114,15 @@ class FlowStage:
         self._order = EpochOrder(len(self.train), config.batch, (seed, STREAMS[self.name]))
         self._rows = self.engine.ranks.rows(config.batch, config.accumulate, "training.flow.batch")
         self.measured = self.engine.measured(world)
-        self.engine.prepare(self.modules())
-        self._flow_loss = self.engine.replicated(FlowLoss(world))
-        self._denoiser_loss = self.engine.replicated(DenoiserLoss(world))
+        self._gradients = FlowGradients(world, self.engine, config.head_weight)
         self._work = Prefetch(self._prepare)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
-        world = self.world
-        heads = [h for h in (world.reward_head, world.termination_head) if h is not None]
-        return [world.conditioning, world.flow, world.denoiser, *heads]
+        return self._gradients.modules()
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Gradients of the flow's NLL, of the denoiser's error and of the heads' losses.
-
-        One backward pass of the NLL gives both the flow's gradients and, at its input, the score
-        that the denoiser learns: the target costs nothing extra.
+        """Gradients of all that the stage trains, see `FlowGradients`.
 
         Returns:
             the losses; on several ranks each has its own share of them.
@@ -153,8 +131,8 @@ class FlowStage:
         figures: dict[str, Tensor] = {}
         for index, piece in enumerate(work.pieces):
             last = index + 1 == len(work.pieces)
-            with self.engine.reduction((self._flow_loss, self._denoiser_loss), last):
-                shares = self._backward(piece, work)
+            with self.engine.reduction(self._gradients.losses, last):
+                shares, _ = self._gradients.backward(piece, work.counts)
             figures = {n: share + figures.get(n, 0.0) for n, share in shares.items()}
         return figures
 
@@ -165,34 +143,11 @@ class FlowStage:
     def _prepare(self, step: int) -> Work:
         clip, shape = self.config.clip, (self.world.tokens, self.world.channels)
         picks = self.train.picks(self._order.positions(step))
-        counts = [min(clip, int(self.dataset.lengths[i]) - start) for i, start in picks]
         pieces = []
         for rows in self._rows:
             batch = self.episodes.batch([picks[row] for row in rows], clip)
-            # each row has its own, so that its noise does not depend on the number of ranks
             generators = row_generators(self.seed, self.name, step, rows)
-            noise = normal(generators, len(rows), (clip, *shape), like=batch.latents)
-            hidden = uniform(generators, len(rows), like=noise) < self.config.action_dropout
-            batch.known = batch.known & ~hidden[:, None]
+            dropout = self.config.action_dropout
+            noise, batch.known = clip_noise(generators, (clip, *shape), batch.known, dropout)
             pieces.append(Piece(batch, noise))
-        return Work(pieces, sum(counts), max(sum(counts) - len(counts), 1))
-
-    def _backward(self, piece: Piece, work: Work) -> dict[str, Tensor]:
-        """Add the gradients of one piece; returns its share of the losses."""
-        ranks, sigma = self.engine.ranks, self.world.config.sigma
-        batch = on_device(piece.batch, ranks.device)
-        noisy = (batch.latents + sigma * piece.noise.to(ranks.device)).requires_grad_()
-        latents = work.frames * self.world.dimensions
-        with self.engine.autocast():
-            nll = self._flow_loss(noisy, batch) / latents
-        # the engine averages gradients over ranks; what is wanted is their sum
-        (ranks.size * nll).backward()
-        assert noisy.grad is not None
-        score = (sigma * latents / ranks.size * noisy.grad).clamp(-SCORE_LIMIT, SCORE_LIMIT)
-        with self.engine.autocast():
-            sums = self._denoiser_loss(noisy.detach(), score, batch)
-        losses = {n: s / (work.frames if n == "denoiser" else work.later) for n, s in sums.items()}
-        weight = {name: 1.0 if name == "denoiser" else self.config.head_weight for name in losses}
-        total = sum(weight[name] * loss for name, loss in losses.items())
-        (ranks.size * total).backward()
-        return {"nll": nll.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        return Work(pieces, Counts.of(picks, self.dataset.lengths, clip))

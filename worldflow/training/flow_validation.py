@@ -10,8 +10,9 @@ from torch import Tensor
 from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
+from worldflow.evaluation.pixel_bits import pixel_bits
 from worldflow.evaluation.video import beside
-from worldflow.training.batches import Batch, Episodes
+from worldflow.training.batches import Batch, Episodes, read_frames
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import step_generators
 from worldflow.training.losses import DenoiserLoss, on_device
@@ -39,7 +40,9 @@ class FlowValidation:
 
     @torch.no_grad()
     def measure(self, world: WorldModel, step: int, logger: RunLogger) -> None:
-        """Log NLL (of each frame of a clip too), denoiser and heads, all per dimension.
+        """Log NLL (of each frame of a clip too), bits of the pixels, denoiser and heads.
+
+        All are per dimension; the bits are an upper bound.
 
         Wrong actions are compared with the true ones where those are known. Pictures and a video
         show real frames, the same through the codec, and dreams.
@@ -57,6 +60,9 @@ class FlowValidation:
 
         nll = self._nll(world, noisy, batch.actions, batch.known)
         figures = {"held_out_nll": _mean(nll, batch.valid)}
+        frames = read_frames(self._dataset, picks, self._clips.clip).to(device)
+        bits = pixel_bits(world, frames, noisy, -world.dimensions * nll)["total"]
+        figures["held_out_pixel_bits"] = _mean(bits, batch.valid)
         for t in range(nll.shape[1]):
             if batch.valid[:, t].any():
                 figures[f"nll_position/{t:02d}"] = _mean(nll[:, t], batch.valid[:, t])

@@ -55,11 +55,7 @@ class LatentEpisodes(Episodes):
         sums = self._whole(sums)
         self._encode(key, sums)
         self.latents = _Slices(self._frames, self._starts)
-        steps = [dataset.steps_of(index) for index in range(len(dataset))]
-        self.actions = [each.actions for each in steps]
-        self.known = [each.known for each in steps]
-        self.rewards = [each.rewards for each in steps]
-        self.terminated = [each.terminated for each in steps]
+        self.read_steps(dataset)
 
     def _found(self, key: str) -> list[int]:
         """Check sums of the episodes that are there already; none if they are of other data."""

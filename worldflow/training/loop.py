@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from worldflow.errors import ConfigError, TrainingError
@@ -27,7 +28,7 @@ from worldflow.world_model import WorldModel
 
 LOG_EVERY = 20
 # an update's random numbers depend on seed, stage and step alone, never on what ran before
-STREAMS = {"codec": 1, "flow": 2}
+STREAMS = {"codec": 1, "flow": 2, "joint": 3}
 
 
 @dataclass
@@ -223,8 +224,10 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, Mapping[nn.Parameter, str]]:
     trained = {id(p) for module in stage.modules() for p in module.parameters()}
     names = {p: name for name, p in world.named_parameters() if id(p) in trained}
-    groups = [
-        {"params": [p for p in names if p.ndim > 1], "weight_decay": stage.config.weight_decay},
-        {"params": [p for p in names if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = []
+    for spread in (True, False):  # over ranks or not, which no group may mix
+        own = [p for p in names if isinstance(p, DTensor) == spread]
+        decayed, others = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
+        groups.append({"params": decayed, "weight_decay": stage.config.weight_decay})
+        groups.append({"params": others, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True), names

@@ -1,4 +1,4 @@
-"""What the flow stage minimises, as sums: the stage divides them by counts over all ranks."""
+"""What stages minimise where clips are seen: sums are divided by counts over all ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from worldflow.codec import Codec, reconstruction_loss
+from worldflow.data.frames import to_float
 from worldflow.training.batches import Batch
 from worldflow.world_model import WorldModel
 
@@ -64,3 +66,36 @@ class DenoiserLoss(nn.Module):
             losses = self.termination_head.loss(logits, batch.terminated)
             sums["termination"] = (losses * later).sum()
         return sums
+
+
+class JointCodecLoss(nn.Module):
+    """What the codec learns by itself: the likelihood of pixels, and the weighted error.
+
+    Args:
+        codec: is trained.
+        sigma: of the noise on its latents.
+        error: whether the weighted error is wanted.
+    """
+
+    def __init__(self, codec: Codec, sigma: float, error: bool) -> None:
+        super().__init__()
+        self.codec, self._sigma, self._error = codec, sigma, error
+
+    def forward(
+        self, frames: Tensor, weight: Tensor, noise: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The latents (B, N, C), log p(x | y~) of each frame (B,), and the weighted error.
+
+        Args:
+            frames: (B, H, W, 3) uint8.
+            weight: of pixels, (B, 1, H, W).
+            noise: standard normal, (B, N, C).
+            level: share of the noise under which the weighted error is measured, (B, 1, 1).
+        """
+        pixels, noise = to_float(frames), self._sigma * noise
+        latents = self.codec.encode(pixels)
+        log_prob = self.codec.log_prob(frames, latents + noise)
+        if not self._error:
+            return latents, log_prob, log_prob.new_zeros(())
+        decoded = self.codec.decode(latents + level * noise).float()
+        return latents, log_prob, reconstruction_loss(decoded, pixels, weight)

@@ -15,7 +15,7 @@ from worldflow.training.checkpoint import Progress, read_progress
 
 
 def start_or_continue(
-    folder: Path, settings: Mapping[str, Any], setup: Mapping[str, Any]
+    folder: Path, settings: Mapping[str, Any], setup: Mapping[str, Any], stage: str
 ) -> Progress:
     """The progress of the run in `folder`, a new one if it has no checkpoint.
 
@@ -27,6 +27,7 @@ def start_or_continue(
         settings: what the result depends on; JSON-able.
         setup: how it is computed, which the result does not depend on but for rounding; a change is
             said on the terminal.
+        stage: with which a new run begins.
 
     Raises:
         ConfigError: the run was started with other settings.
@@ -36,7 +37,7 @@ def start_or_continue(
     checkpoint = folder / "checkpoint.safetensors"
     if not checkpoint.exists():
         write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
-        return Progress("codec", 0, 0.0, fingerprint, dict(setup))
+        return Progress(stage, 0, 0.0, fingerprint, dict(setup))
     progress = read_progress(checkpoint)
     if progress.fingerprint != fingerprint:
         changes = _changes(json.loads(progress.fingerprint), json.loads(fingerprint))

@@ -1,0 +1,105 @@
+"""The two ways of training a world: codec first, or all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.training.batches import Episodes
+from worldflow.training.checkpoint import Progress, load_checkpoint
+from worldflow.training.codec_frames import fit_likelihood
+from worldflow.training.codec_stage import CodecStage
+from worldflow.training.completion import warn_of_shifts
+from worldflow.training.engine import Engine
+from worldflow.training.flow_stage import FlowStage
+from worldflow.training.joint_stage import JointStage
+from worldflow.training.latents import LatentEpisodes
+from worldflow.training.loop import run_stage
+from worldflow.training.settings import TrainingConfig
+from worldflow.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of a run share.
+
+    Attributes:
+        world: is trained.
+        training: how.
+        dataset: to learn from.
+        train: indices of the episodes to learn from.
+        held_out: indices of the episodes to measure on.
+        folder: of the run.
+        engine: computes the updates.
+        codec_is_given: whether the world has the codec of an earlier one, which stays as it is.
+    """
+
+    world: WorldModel
+    training: TrainingConfig
+    dataset: EpisodeDataset
+    train: np.ndarray
+    held_out: np.ndarray
+    folder: Path
+    engine: Engine
+    codec_is_given: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What comes of it.
+
+    Attributes:
+        world: to complete and save; on the main rank.
+        episodes: encoded by its codec.
+        progress: at the end.
+    """
+
+    world: WorldModel
+    episodes: Episodes
+    progress: Progress
+
+
+def train_in_two_stages(run: Run, progress: Progress) -> Trained:
+    """The codec, then flow, denoiser and heads on the latents of the frozen codec."""
+    world, training, folder, engine = run.world, run.training, run.folder, run.engine
+    dataset, seed, every = run.dataset, training.seed, training.checkpoint_every
+    split = run.train, run.held_out
+    codec_stage = CodecStage(world, training.codec, dataset, *split, seed, engine)
+    if progress.stage == "codec":
+        if not run.codec_is_given:
+            progress = run_stage(codec_stage, world, folder, progress, every, engine)
+        progress = replace(progress, stage="flow", step=0)
+    else:
+        load_checkpoint(folder / "checkpoint.safetensors", world)
+    if run.codec_is_given:  # its latents must stay what the earlier flow knows
+        world.codec.eval().requires_grad_(False)
+        if not world.codec.likelihood.fitted:
+            fit_likelihood(world, codec_stage.train, seed)
+    else:
+        codec_stage.freeze()
+
+    if engine.ranks.main:  # the others then find them written
+        warn_of_shifts(LatentEpisodes(world.codec, dataset, folder), dataset)
+    engine.ranks.share(None)
+    episodes = LatentEpisodes(world.codec, dataset, folder)
+    flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
+    progress = run_stage(flow_stage, world, folder, progress, every, engine)
+    return Trained(flow_stage.measured, episodes, progress)
+
+
+def train_jointly(run: Run, progress: Progress) -> Trained:
+    """Codec, flow, denoiser and heads together."""
+    training, engine, dataset = run.training, run.engine, run.dataset
+    split = run.train, run.held_out
+    stage = JointStage(run.world, training.joint, dataset, *split, training.seed, engine)
+    every = training.checkpoint_every
+    progress = run_stage(stage, run.world, run.folder, progress, every, engine)
+    episodes: Episodes = stage.episodes
+    if engine.ranks.main:
+        stage.freeze()
+        episodes = LatentEpisodes(stage.measured.codec, dataset, run.folder)
+        warn_of_shifts(episodes, dataset)  # the latents were others until now
+    return Trained(stage.measured, episodes, progress)
