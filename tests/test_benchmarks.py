@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from worldflow.storage import save_world
@@ -114,6 +115,47 @@ def test_train_prints_all_tables(tmp_path: Path) -> None:
     assert len(figures["score_target"]) == 3
 
 
+def test_data_prints_all_tables(tmp_path: Path) -> None:
+    sizes = ("episodes=2", "frames=6", "large=[64,96]", "rounds=2", "reads=2")
+    updates = ("updates=1", "warmup=1")
+    figures, headers = figures_of(
+        "data.py", tmp_path / "data.json", *sizes, *updates, *TINY_TRAINING
+    )
+    assert len(headers) == 3
+    assert [row["recordings"] for row in figures["imported"]] == [
+        "store, 64 x 64",
+        "npz, 64 x 64",
+        "hdf5, 64 x 64",
+        "minari, JPEG, 64 x 64",
+        "video, FFV1, 64 x 64",
+        "video, H.264, 64 x 64",
+        "lerobot, AV1, 64 x 64",
+        "video, FFV1, 64 x 96",
+        "video, H.264, 64 x 96",
+        "lerobot, AV1, 64 x 96",
+    ]
+    for name in ("consumed", "read"):
+        assert [row["stage"] for row in figures[name]] == ["codec", "flow"]
+        assert all(row["frames_per_second"] > 0 for row in figures[name])
+    for row in figures["imported"]:
+        assert row["frames_per_second"] > 0
+        assert row["times_codec"] > 0 < row["times_flow"]
+
+
+def test_data_measures_given_recordings(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (6, 80, 72, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        np.savez(folder / f"{name}.npz", frames=frames)
+    sizes = ("rounds=1", "reads=1", "updates=1", "warmup=0")
+    figures, headers = figures_of(
+        "data.py", tmp_path / "data.json", f"data={folder}", *sizes, *TINY_TRAINING
+    )
+    assert len(headers) == 3
+    assert [row["recordings"] for row in figures["imported"]] == ["npz"]
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -150,3 +192,23 @@ def test_train_names_bad_settings(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert problem in refusal("train.py", monkeypatch, capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["frmes=3"], "did you mean 'frames'"),
+        (["episodes=1"], "episodes=1"),
+        (["updates=0"], "updates=0"),
+        (["large=[240]"], "large=[240]"),
+        (["data=nowhere"], "nowhere does not exist"),
+        (["out=nowhere/data.json"], "out=nowhere/data.json"),
+    ],
+)
+def test_data_names_bad_settings(
+    words: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert problem in refusal("data.py", monkeypatch, capsys, *words)
