@@ -20,9 +20,10 @@ def compile_step(world: WorldModel) -> WorldModel:
 
     On a CPU the passes of the sampler, the layers that read the past and the decoder become
     TorchScript: the same kernels, hence the same bits, called without Python in between, which is
-    two fifths of a pass over one row. On a CUDA device the floor of a step (reading the past, one pass of each block, denoiser, decoder) is
-    captured as CUDA graphs; results are those of the eager step up to rounding, and the first steps
-    of each batch size are slow. The sampler's loop, which looks at residuals, stays in Python.
+    two fifths of a pass over one row. On a CUDA device the floor of a step (reading the past, one
+    pass of each block, denoiser, decoder) is captured as CUDA graphs; results are those of the
+    eager step up to rounding, and the first steps of each batch size are slow. The sampler's loop,
+    which looks at residuals, stays in Python.
 
     Returns:
         the same world.
