@@ -27,7 +27,7 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
     sigma = world.config.sigma
     lossy = dataset.metadata.lossy
     compression = (
-        f"\n- The frames were {lossy} before: likelihoods and novelty describe that compression too."
+        f"\n- The frames were {lossy} before: likelihoods describe that compression too."
         if lossy
         else ""
     )
