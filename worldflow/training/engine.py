@@ -112,6 +112,8 @@ class Engine:
             warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
             mesh = init_device_mesh(self.ranks.device.type, (self.ranks.size,))
             for module in modules:
+                for parameter in module.parameters():  # weights are laid out for the rows of a step
+                    parameter.data = parameter.data.contiguous()
                 for layer in transformer_layers(module):
                     fully_shard(layer, mesh=mesh)
                 fully_shard(module, mesh=mesh)
