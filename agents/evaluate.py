@@ -22,6 +22,7 @@ from worldflow.agents.reality import codec_eyes, make_real
 from worldflow.agents.saved import AgentCard, check_dream, load_agent, world_digest
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
+from worldflow.compiled import compile_step
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.spaces import action_space, observation_space
 from worldflow.errors import ConfigError
@@ -156,7 +157,7 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
         raise ConfigError("dream=false and real=false leave nothing to play in")
     model, card = load_agent(config.agent.path)
     trained, wanted = card.world, config.world
-    world = load_world(trained.path if wanted.path is None else wanted.path)
+    world = compile_step(load_world(trained.path if wanted.path is None else wanted.path))
     _check_world(card, config.agent.path, wanted.path)
     _check_fit(model, card, world)
     observation = card.agent.observation

@@ -22,6 +22,7 @@ from worldflow.agents.saved import (
 )
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
 from worldflow.agents.seeds import training_seed
+from worldflow.compiled import compile_step
 from worldflow.config import flatten
 from worldflow.envs.imagination import Imagination
 from worldflow.errors import ConfigError
@@ -110,7 +111,7 @@ def train_agent(config: TrainAgentConfig) -> Path:
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)
-    world = load_world(config.world.path)
+    world = compile_step(load_world(config.world.path))
     card = AgentCard.of(config.world, config.agent, config.seed)
     checkpoint = _checkpoint(config, out, card)
     settings = card.world

@@ -15,6 +15,7 @@ from worldflow.data.formats.base import RawEpisode, RawFrame
 from worldflow.data.importing import ImportConfig, import_dataset, summary
 from worldflow.data.journal import is_unfinished
 from worldflow.data.resize import fit_frame
+from worldflow.data.writing import NpzWriter
 from worldflow.errors import ConfigError, DataError
 
 DISCRETE = ActionSpec("discrete", n=100)
@@ -112,18 +113,39 @@ def test_the_users_alignment_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "expected"), [(None, [0, 3, 2]), ("mode", [0, 3, 2]), ("last", [0, 2, 2])]
+    ("aggregate", "expected"), [(None, [0, 3, 1]), ("mode", [0, 3, 1]), ("last", [0, 2, 2])]
 )
 def test_actions_within_a_skip(tmp_path: Path, aggregate: str | None, expected: list[int]) -> None:
-    # led to frames 1..6; 3 is the most frequent of the first three, 1 and 2 are even in the rest
-    actions, rewards = np.array([3, 3, 2, 1, 1, 2, 2])[:6], np.arange(6.0)
+    # between frames 0 to 3 and 3 to 6
+    actions, rewards = np.array([3, 3, 2, 1, 1, 2]), np.arange(6.0)
     raw = Recordings({"count": 7, "actions": actions, "rewards": rewards})
     dataset = imported(tmp_path / "set", raw, frame_skip=3, aggregate=aggregate)
     episode = dataset.read(0)
     assert shown(dataset) == [0, 3, 6]
-    assert episode.actions.tolist() == ([0, 3, 1] if aggregate != "last" else expected)
+    assert episode.actions.tolist() == expected
     assert episode.rewards.tolist() == [0, 0 + 1 + 2, 3 + 4 + 5]
     assert dataset.metadata.fps == pytest.approx(10 / 3)
+
+
+@pytest.mark.parametrize("alignment", ["led_to", "taken_at"])
+@pytest.mark.parametrize(("skip", "segment"), [(4, 2000), (1, 10), (1, 4), (3, 4), (2, 5)])
+def test_no_end_is_lost(tmp_path: Path, alignment: str, skip: int, segment: int) -> None:
+    last = np.arange(10) == 9
+    raw = Recordings({"count": 10, "rewards": 1.0 * last, "terminated": last}, alignment=alignment)
+    dataset = imported(tmp_path / "set", raw, frame_skip=skip, segment=segment)
+    episodes = [dataset.read(index) for index in range(len(dataset))]
+    assert [e.terminated.any() for e in episodes] == [False] * (len(episodes) - 1) + [True]
+    assert sum(e.rewards.sum() for e in episodes) == 1.0
+    assert episodes[-1].terminated[-1]
+    assert max(len(e) for e in episodes) <= segment
+    cut = imported(
+        tmp_path / "cut",
+        Recordings({"count": 10, "truncated": True}),
+        frame_skip=skip,
+        segment=segment,
+    )
+    ends = [cut.read(index).truncated for index in range(len(cut))]
+    assert ends == [False] * (len(ends) - 1) + [True]
 
 
 def test_the_last_of_equally_frequent_actions_counts(tmp_path: Path) -> None:
@@ -191,9 +213,9 @@ def test_damaged_recordings_are_refused_or_named(tmp_path: Path) -> None:
         imported(tmp_path / "a", raw)
     assert not raw.decoded  # before anything was decoded
     done = import_dataset(
-        raw, tmp_path / "b", ImportConfig(size=8, on_error="skip", segment=4), progress=False
+        raw, tmp_path / "a", ImportConfig(size=8, on_error="skip", segment=4), progress=False
     )
-    dataset = EpisodeDataset(tmp_path / "b")
+    dataset = EpisodeDataset(tmp_path / "a")
     assert [shown(dataset, k) for k in range(len(dataset))] == [[0, 1, 2], [0, 1, 2, 3]]
     text = summary(done)
     assert text.startswith("imported 7 frames in 2 episodes from 2 of 4 recordings")
@@ -241,6 +263,8 @@ def test_an_import_that_was_killed_continues(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2\.rec: damaged"):
         imported(folder, broken, segment=4)
     assert is_unfinished(folder)
+    with pytest.raises(DataError, match="did not come to its end"):
+        EpisodeDataset(folder)
     with (folder / "import.jsonl").open("a") as stream:
         stream.write('{"name": "2.r')  # killed while it wrote
     again = Recordings(*recordings)
@@ -263,6 +287,26 @@ def test_a_folder_of_another_import_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match="other recordings were imported into this folder, or"):
             imported(tmp_path / "set", raw, **settings)
+
+
+def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "000000.npz").write_bytes(b"mine")
+    raw = Recordings({"count": 3})
+    with pytest.raises(DataError, match="mine holds files already; choose an empty folder"):
+        import_dataset(raw, folder, ImportConfig(size=8), NpzWriter, progress=False)
+    assert [path.name for path in folder.iterdir()] == ["000000.npz"]
+
+
+def test_rewards_that_only_some_have_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = Recordings({"count": 3, "rewards": np.ones(3)}, {"count": 3})
+    dataset = imported(tmp_path / "set", raw)
+    assert "rewards are left out: only 1 of 2 recordings have them" in capsys.readouterr().out
+    assert not dataset.metadata.has_rewards
+    assert dataset.read(0).rewards.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

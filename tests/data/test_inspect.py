@@ -30,7 +30,7 @@ def test_the_report(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     for line in (
         "format       npz, lossless",
-        "recordings   5, 4 looked at".replace("4 looked at", "5 looked at, 4 readable"),
+        "recordings   5, 5 looked at, 4 readable",
         "frames       19",
         "resolutions  16 x 16 (4)",
         "frame rates  10 (4)",

@@ -19,6 +19,7 @@ FEATURES = 24  # principal components of a frame
 MAX_FRAMES = 20_000
 RIDGE = 1e-3  # of the mean square of a regressor
 MIN_FRAMES = 300
+MAX_DRIVES = 40  # numbers that describe an action; the regression grows with their square
 DEVIATIONS = 4.0  # by which the gain must exceed its standard error
 
 
@@ -52,7 +53,8 @@ class AlignmentCheck:
         return (
             f"the actions seem to be shifted: frames are likelier by {self.gains[shift]:.2f} "
             f"(+- {self.errors[shift]:.2f}) nats each if every action led to the frame {other} "
-            f"than recorded. If that is so, import the data with data.alignment={name}"
+            f"than recorded. If that is so, import the data with data.alignment={name}, or, where "
+            "that is their alignment already, shift the actions in the files"
         )
 
 
@@ -67,27 +69,30 @@ def check_alignment(
         spec: kind of the actions.
 
     Returns:
-        the comparison, or None where it cannot be made: fewer than `MIN_FRAMES` frames, or actions
-        without alternatives.
+        the comparison, or None where it cannot be made: fewer than `MIN_FRAMES` frames, actions
+        without alternatives or with more than `MAX_DRIVES`, or a single very long episode.
     """
     if not spec.has_alternatives:
         return None
     episodes = [k for k, each in enumerate(frames) if len(each) >= 5]
     # t from 2 to T - 2, so that the same frames are predicted under every shift
     total = sum(len(frames[k]) - 3 for k in episodes)
-    if total < MIN_FRAMES or len(episodes) < 2:
+    drives = spec.n if spec.kind == "discrete" else 1 + len(spec.low)
+    if total < MIN_FRAMES or len(episodes) < 2 or drives > MAX_DRIVES:
         return None
     reduced = _reduce([frames[k].reshape(len(frames[k]), -1) for k in episodes])
-    drives = [_drive(actions[k][: len(y)], spec) for k, y in zip(episodes, reduced, strict=False)]
+    driven = [_drive(actions[k][: len(y)], spec) for k, y in zip(episodes, reduced, strict=False)]
     target = np.concatenate([y[2:-1] for y in reduced])
     past = np.concatenate([np.concatenate((y[1:-2], y[:-3]), axis=1) for y in reduced])
     # whole episodes are held out
     number = np.concatenate([np.full(len(y) - 3, k) for k, y in enumerate(reduced)])
     held_out = number % 3 == 0
+    if held_out.all():  # one episode filled the sample
+        return None
     scores = {
         shift: _log_likelihood(
             past,
-            np.concatenate([a[2 + shift : len(a) - 1 + shift] for a in drives]),
+            np.concatenate([a[2 + shift : len(a) - 1 + shift] for a in driven]),
             target,
             held_out,
         )

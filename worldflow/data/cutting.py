@@ -43,18 +43,18 @@ def cut_episodes(raw: RawEpisode, steps: Steps, cut: Cut) -> Iterator[Episode]:
 
     part = _Part()
     for index, pixels in _kept(raw.name, counted(), cut):
+        if len(part.frames) == cut.segment:
+            yield part.episode(truncated=False)
+            part = part.rest(steps.first())
         step = steps.first() if not part.frames else steps.between(part.index, index)
         part.add(index, fit_frame(pixels, cut.size, cut.fit), step)
         if step.terminated:
             yield part.episode(truncated=False)
             part = _Part()
-        elif len(part.frames) == cut.segment:
-            yield part.episode(truncated=False)
-            part = part.rest(steps.first())
     if not count:
         raise DataError(f"{raw.name}: holds no frames; remove it")
-    reward, terminated = steps.after(count)
-    if len(part.frames) > 1 or (part.frames and not part.continues):
+    reward, terminated = steps.after(part.index, count)
+    if part.frames:
         part.end(reward, terminated)
         yield part.episode(raw.truncated)
 
@@ -92,7 +92,6 @@ class _Part:
 
     def __init__(self) -> None:
         self.index = -1  # among the recorded frames, of the last one
-        self.continues = False
         self.frames: list[np.ndarray] = []
         self.steps: list[Step] = []
 
@@ -110,7 +109,6 @@ class _Part:
         """A new part that begins with the last frame of this one."""
         part = _Part()
         part.add(self.index, self.frames[-1], first)
-        part.continues = True
         return part
 
     def episode(self, truncated: bool) -> Episode:

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode, EpisodeSteps
+from worldflow.data.journal import is_unfinished
 from worldflow.data.metadata import DatasetMetadata, read_metadata, write_atomically
 from worldflow.errors import DataError
 
@@ -113,6 +114,11 @@ class EpisodeDataset:
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is no folder; make a dataset: worldflow collect")
         self.metadata = read_metadata(self.folder)
+        if is_unfinished(self.folder):
+            raise DataError(
+                f"{self.folder} holds an import that did not come to its end; run the command that "
+                "began it again"
+            )
         self.action_spec: ActionSpec = self.metadata.action_spec
         self.frame_shape: tuple[int, int, int] = self.metadata.frame_shape
         self.paths = episode_files(self.folder)

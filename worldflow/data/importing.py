@@ -7,7 +7,7 @@ The import goes episode by episode and, killed, continues where it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,9 +104,13 @@ def import_dataset(
         raise ConfigError(f"data.fps={config.fps}, but only {raw.fps:g} a second were recorded")
     own = raw.size if isinstance(raw, StoreEpisodes) else None
     size = config.size or own or DEFAULT_SIZE
-    collect = {"format": raw.format, **asdict(config), "size": size, "aggregate": aggregate}
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, raw.names, {"source": raw.source, **collect})
+    alignment = config.alignment or raw.alignment
+    resolved = {"format": raw.format, "size": size, "aggregate": aggregate, "alignment": alignment}
+    collect = {**asdict(config), **resolved}
+    # what shall become of damaged recordings may be decided anew when one was met
+    decisive = {name: value for name, value in collect.items() if name != "on_error"}
+    files = _files(Path(raw.source["path"]))
+    journal = Journal(folder, raw.names, {"source": raw.source, "files": files, **decisive})
     if journal.finished:
         return journal.done
     found = _probe(raw, config)
@@ -116,11 +120,12 @@ def import_dataset(
         frame_shape=(size, size, 3),
         fps=(config.fps or raw.fps) / config.frame_skip,
         seed=0,
-        collect=collect,
+        collect=decisive,
         has_rewards=found.rewards,
         has_terminations=found.terminations,
         lossy=raw.lossy,
     )
+    journal.begin()
     writer = make_writer(folder, metadata)
     for index in tqdm(journal.remaining(), desc="import", unit="recording", disable=not progress):
         journal.add(_import_one(raw, index, writer, journal.next_episode, config, aggregate))
@@ -139,12 +144,16 @@ def _import_one(
     aggregate: str,
 ) -> Imported:
     """One recording, whole or not at all."""
-    cut = Cut(
-        writer.metadata.frame_shape[0], config.fit, config.fps, config.frame_skip, config.segment
-    )
+    metadata = writer.metadata
+    size = metadata.frame_shape[0]
+    cut = Cut(size, config.fit, config.fps, config.frame_skip, config.segment)
     count = frames = 0
     try:
         recorded = raw.open(index)
+        if not metadata.has_rewards:
+            recorded = replace(recorded, rewards=None)
+        if not metadata.has_terminations:
+            recorded = replace(recorded, terminated=None)
         steps = Steps(recorded, raw.action_spec, config.alignment or raw.alignment, aggregate)
         for episode in cut_episodes(recorded, steps, cut):
             writer.add(first + count, episode)
@@ -168,6 +177,13 @@ def summary(done: list[Imported]) -> str:
     return "\n".join([text, *(f"  left out: {entry.error}" for entry in failed)])
 
 
+def _files(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of each file that is imported, so that changed ones are noticed."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+    found = ((file, file.stat()) for file in files if file.is_file())
+    return [(str(file.relative_to(path)), s.st_size, s.st_mtime_ns) for file, s in found]
+
+
 class _Found(NamedTuple):
     rewards: bool
     terminations: bool
@@ -175,8 +191,8 @@ class _Found(NamedTuple):
 
 def _probe(raw: RawDataset, config: ImportConfig) -> _Found:
     """Look at everything but the frames before hours are spent on decoding."""
-    rewards = terminations = True
-    readable, first_error = 0, None
+    readable = rewards = terminations = 0
+    first_error = None
     for index in range(len(raw.names)):
         try:
             recorded = raw.open(index)
@@ -186,12 +202,15 @@ def _probe(raw: RawDataset, config: ImportConfig) -> _Found:
             first_error = first_error or error
             continue
         readable += 1
-        rewards = rewards and recorded.rewards is not None
-        terminations = terminations and recorded.terminated is not None
+        rewards += recorded.rewards is not None
+        terminations += recorded.terminated is not None
     if not readable:
         reason = f"no recording can be read; the first: {first_error}" if raw.names else "is empty"
         raise DataError(f"{raw.source['path']}: {reason}")
-    return _Found(rewards, terminations)
+    for name, count in (("rewards", rewards), ("terminations", terminations)):
+        if 0 < count < readable:
+            print(f"{name} are left out: only {count} of {readable} recordings have them")
+    return _Found(rewards == readable, terminations == readable)
 
 
 def _refused(error: DataError) -> DataError:

@@ -111,7 +111,7 @@ def inspect(raw: RawDataset, limit: int | None = None, rows: int = 16) -> Inspec
         if recording.terminated is not None:
             found.terminations += int(np.sum(recording.terminated))
         if recording.actions is not None:
-            actions.append(np.asarray(recording.actions))
+            actions.append(np.reshape(recording.actions, (len(recording.actions), -1)))
         earlier = seen.setdefault(look.digest, name)
         if earlier != name:
             found.duplicates.append((name, earlier))

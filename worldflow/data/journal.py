@@ -47,7 +47,8 @@ class Journal:
         settings: all that decides what is written, JSON-able.
 
     Raises:
-        DataError: other recordings were imported into this folder, or with other settings.
+        DataError: other recordings were imported into this folder, or with other settings; or it
+            holds files that no import wrote.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -55,6 +56,8 @@ class Journal:
         self.done: list[Imported] = []
         head = {"recordings": len(names), "digest": _digest([list(names), settings])}
         lines = _lines(self.path)
+        if not self.path.exists() and folder.is_dir() and any(folder.iterdir()):
+            raise DataError(f"{folder} holds files already; choose an empty folder")
         if not lines:
             lines = [head]
         if lines[0] != head:
@@ -64,13 +67,18 @@ class Journal:
             )
         self.done = [Imported(**line) for line in lines[1:] if "name" in line]
         self.finished = "finished" in lines[-1]
-        # a line that was being written when the import was killed is written again
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._lines = lines
         self.next_episode = sum(entry.episodes for entry in self.done)
 
     def remaining(self) -> range:
         """Indices of the recordings that are still to be imported."""
         return range(len(self.done), self._count)
+
+    def begin(self) -> None:
+        """Write the first line, or drop a last one that was being written at a kill."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(line) + "\n" for line in self._lines)
+        write_atomically(self.path, text.encode())
 
     def add(self, entry: Imported) -> None:
         """Say what became of the next recording."""

@@ -11,8 +11,6 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.formats.registry import detect, open_recordings
 from worldflow.data.formats.store import STORE
 from worldflow.data.importing import ImportConfig, import_dataset, summary
-from worldflow.data.journal import is_unfinished
-from worldflow.errors import DataError
 
 
 @dataclass
@@ -30,7 +28,7 @@ class DataConfig(ImportConfig):
     imported: str | None = None
 
 
-def open_dataset(config: DataConfig, folder: Path, quiet: bool = False) -> EpisodeDataset:
+def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
     """The dataset of a run, imported to `folder` (or `config.imported`) where that is needed.
 
     Our own store is read where it lies, unless its frames shall have another size or rate.
@@ -38,7 +36,6 @@ def open_dataset(config: DataConfig, folder: Path, quiet: bool = False) -> Episo
     Args:
         config: what is opened, and how it is imported.
         folder: where to, unless the config says.
-        quiet: say nothing of the import.
 
     Raises:
         DataError: nothing that can be read lies there.
@@ -50,19 +47,12 @@ def open_dataset(config: DataConfig, folder: Path, quiet: bool = False) -> Episo
     kind = detect(path).name if config.format == "auto" else config.format
     if kind == STORE.name:
         dataset = EpisodeDataset(path)
-        if is_unfinished(path):
-            raise DataError(
-                f"{path} holds an import that did not come to its end; run the command that "
-                "began it again"
-            )
         height, width, _ = dataset.frame_shape
         same_size = settings.size is None or (settings.size,) * 2 == (height, width)
         if same_size and settings == ImportConfig(size=settings.size, format=config.format):
             return dataset
     target = Path(config.imported) if config.imported is not None else folder
-    done = import_dataset(open_recordings(path, kind), target, settings, progress=not quiet)
-    if not quiet:
-        print(summary(done))
+    print(summary(import_dataset(open_recordings(path, kind), target, settings)))
     return EpisodeDataset(target)
 
 

@@ -81,11 +81,15 @@ class Steps:
             action = self._aggregated(self._actions[span]) if known else action
         return Step(action, known, *self._arrived(span))
 
-    def after(self, frames: int) -> tuple[float, bool]:
-        """Reward and termination of a step taken at the last frame, whose next was not recorded.
+    def after(self, last: int, frames: int) -> tuple[float, bool]:
+        """Reward and termination of all that came after the last frame that is kept.
+
+        That is what led to recorded frames that are skipped, and what a step taken at the last of
+        them brought, whose own frame was not recorded.
 
         Args:
-            frames: how many frames there were.
+            last: index of the last frame that is kept.
+            frames: how many frames were recorded.
 
         Raises:
             DataError: actions, rewards or terminations are not of this many frames.
@@ -96,7 +100,7 @@ class Steps:
                 f"{self.name}: {frames} frames but {self._entries.pop()} actions, rewards or "
                 f"terminations; {' or '.join(map(str, allowed))} are needed"
             )
-        return self._arrived(slice(frames - self._shift, None))
+        return self._arrived(slice(last + 1 - self._shift, None))
 
     def _arrived(self, span: slice) -> tuple[float, bool]:
         reward = 0.0 if self._rewards is None else float(self._rewards[span].sum())

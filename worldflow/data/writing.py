@@ -111,7 +111,7 @@ class VideoWriter(_FolderWriter):
     suffixes = (".mkv", ".npz")
 
     def _write(self, path: Path, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        if arrays:
+        if arrays and len(frames) > 1:
             between = {name: values[1:] for name, values in arrays.items()}
             write_atomically(path.with_suffix(".npz"), _npz(between))
         partial = path.with_name(path.name + ".partial")

@@ -72,11 +72,16 @@ def real_clips(
     """
     if start not in STARTS:
         raise ConfigError(f"start is {start!r}; use one of {', '.join(STARTS)}")
-    long = [int(index) for index in episodes if dataset.lengths[index] > context]
+    none = dataset.action_spec.kind == "none"
+    long = [
+        int(index)
+        for index in episodes
+        if dataset.lengths[index] > context and (none or dataset.steps_of(index).known[1:].all())
+    ]
     if not long:
         raise DataError(
             f"{dataset.folder}: no held-out episode is longer than the world's context of "
-            f"{context} frames; collect longer episodes"
+            f"{context} frames and has all its actions; collect longer episodes"
         )
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(long)[:count].tolist())

@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
+from worldflow.data.formats.store import STORE
 from worldflow.data.metadata import DatasetMetadata, write_atomically
+from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes
 from worldflow.evaluation.simulate import chunks, clip_noise
@@ -42,7 +44,8 @@ class LabelConfig:
     """Settings of `worldflow data label`.
 
     Attributes:
-        src: folder of the dataset whose frames are labelled; actions in it are only compared with.
+        src: recordings of any format, whose frames are labelled; what is not a dataset of ours is
+            imported to `out` + "_imported". Actions in them are only compared with.
         world: the world that judges them.
         out: folder of the labelled dataset.
         threshold: transitions of less confidence stay unlabelled. Confidence is the posterior of
@@ -122,7 +125,10 @@ def label(config: LabelConfig) -> tuple[EpisodeDataset, dict[str, Any]]:
             choose between, or `out` holds another dataset.
         ConfigError: the search is out of range.
     """
-    world, dataset = load_world(config.world.path), EpisodeDataset(config.src)
+    world = load_world(config.world.path)
+    # our own store must fit as it is; recordings are made to fit
+    size = None if STORE.detect(Path(config.src)) else world.frame_shape[0]
+    dataset = open_dataset(DataConfig(path=config.src, size=size), Path(f"{config.out}_imported"))
     _check_fit(world, dataset)
     infer = _inference(world, config)
     picks = held_out_episodes(dataset, world.spec.held_out if config.held_out_only else None)

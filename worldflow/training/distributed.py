@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from worldflow.errors import ConfigError
 
 Value = TypeVar("Value")
+WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def process_group() -> Iterator[Ranks]:
     elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(device=device)
     else:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # the others wait while the main rank imports and encodes, which may take hours
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
         try:
             yield Ranks(dist.get_rank(), dist.get_world_size(), device)
         finally:

@@ -67,10 +67,8 @@ def main(config: PretrainConfig) -> Path:
 def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     training, folder = config.training, Path(config.out)
     _check(config, ranks)
-    if ranks.main:  # the others then find it imported
-        open_dataset(config.data, folder / "data")
-    ranks.share(None)
-    dataset = open_dataset(config.data, folder / "data", quiet=True)
+    source = open_dataset(config.data, folder / "data").folder if ranks.main else None
+    dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
     train, held_out = split(dataset, config.data.held_out, training.seed)
     contexts = first_contexts(dataset, held_out, config.world.context)

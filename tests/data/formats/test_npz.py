@@ -66,11 +66,19 @@ def test_a_single_frame_has_no_action(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("marker", ["reset", "stepid"])
 def test_actions_of_dreamer_v3_are_those_between_the_frames(tmp_path: Path, marker: str) -> None:
-    arrays = {"is_first": np.array([True, False, False]), marker: np.zeros((3, 20), np.uint8)}
+    arrays = {
+        "is_first": np.array([True, False, False]),
+        "reward": np.array([0.0, 1.0, 2.0]),
+        "is_terminal": np.array([False, False, True]),
+        marker: np.zeros((3, 20), np.uint8),
+    }
     write_npz(tmp_path / "x.npz", image=images(3), action=np.array([3, 1, 0]), **arrays)
     episode = NPZ.open(tmp_path).open(0)
     # Action 0 was taken at image 0 and led to image 1; the last led to nothing.
     assert episode.actions is not None and episode.actions.tolist() == [3, 1]
+    # the reward of an image arrived with it
+    assert episode.rewards is not None and episode.rewards.tolist() == [1, 2]
+    assert episode.terminated is not None and episode.terminated.tolist() == [False, True]
 
 
 def test_the_image_array_is_the_first_of_rank_4(tmp_path: Path) -> None:

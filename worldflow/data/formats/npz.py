@@ -85,8 +85,11 @@ class NpzFiles(ArrayFiles):
                         f"{name}: is_first marks another episode at frame {later[0] + 1}; "
                         "give each episode a file of its own"
                     )
-                if "actions" in arrays and _first(archive, _DREAMER_V3):
-                    arrays["actions"] = arrays["actions"][: frames - 1]  # between the frames
+                if _first(archive, _DREAMER_V3):  # all become what lies between the frames
+                    arrays = {
+                        field: values[: frames - 1] if field == "actions" else values[1:]
+                        for field, values in arrays.items()
+                    }
 
         def read() -> Iterator[RawFrame]:
             size = math.prod(shape[1:])
