@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from worldflow.config import choices, compose_config, groups_of, load_config
 from worldflow.errors import ConfigError, WorldflowError
 
+MULTIRUN = {"-m", "--multirun"}
 USER_ERROR = 2  # exit codes
 INTERRUPTED = 130
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -33,12 +34,14 @@ class Command:
         function: "module:name".
         help: a line.
         positional: settings that may be given without their name, in this order.
+        sweeps: whether --multirun runs it; it then has a folder `out`.
     """
 
     config: str
     function: str
     help: str
     positional: tuple[str, ...] = ()
+    sweeps: bool = True
 
     def load(self) -> tuple[Callable[[Any], object], type[Any]]:
         """The function and the dataclass of its only parameter, `config`."""
@@ -62,10 +65,18 @@ COMMANDS = {
         "evaluate_agent", "worldflow.agents.evaluate:main", "play an agent, dreamed and real"
     ),
     "data inspect": Command(
-        "data_inspect", "worldflow.data.inspect:main", "say what a folder of videos holds", ("src",)
+        "data_inspect",
+        "worldflow.data.inspect:main",
+        "say what a folder of videos holds",
+        ("src",),
+        sweeps=False,
     ),
     "data convert": Command(
-        "data_convert", "worldflow.data.convert:main", "write it as another format", ("src", "dst")
+        "data_convert",
+        "worldflow.data.convert:main",
+        "write it as another format",
+        ("src", "dst"),
+        sweeps=False,
     ),
     "data label": Command(
         "data_label", "worldflow.labelling.label:main", "infer the actions of videos", ("src",)
@@ -110,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(name: str, arguments: Sequence[str]) -> None:
     """Run the command `name`, or print its help (`--help`) or its configuration (`--cfg`).
 
+    With `--multirun` (`-m`) it runs once for each combination of the values of the overrides.
+
     Raises:
         ConfigError: unknown command, option or key.
         WorldflowError: whatever the command itself reports.
@@ -119,13 +132,23 @@ def run(name: str, arguments: Sequence[str]) -> None:
         raise ConfigError(f"unknown command; choose one of {', '.join(COMMANDS)}")
     options = {text for text in arguments if text.startswith("-")}
     overrides = _named([text for text in arguments if text not in options], command.positional)
-    if unknown := sorted(options - {"-h", "--help", "--cfg"}):
-        raise ConfigError(f"unknown option {unknown[0]}; use --help, --cfg or key=value")
+    if unknown := sorted(options - {"-h", "--help", "--cfg", *MULTIRUN}):
+        raise ConfigError(
+            f"unknown option {unknown[0]}; use --help, --cfg, --multirun or key=value"
+        )
     function, schema = command.load()
     if options & {"-h", "--help"}:
         print(command_help(name, command, schema))
+    elif "--cfg" in options and options & MULTIRUN:
+        raise ConfigError("--cfg shows one configuration; leave out --multirun")
     elif "--cfg" in options:
         print(OmegaConf.to_yaml(compose_config(command.config, schema, overrides)).rstrip())
+    elif options & MULTIRUN:
+        if not command.sweeps:
+            raise ConfigError("--multirun does not go with this command; run it once for each")
+        from worldflow.sweep import run_sweep
+
+        run_sweep(name, command.config, schema, overrides)
     else:
         function(load_config(command.config, schema, overrides))
 
@@ -147,6 +170,7 @@ def usage() -> str:
         "",
         "worldflow COMMAND --help    the settings of a command and their defaults",
         "worldflow COMMAND --cfg     the settings with the given overrides, without running",
+        "worldflow COMMAND -m a=1,2 b=3,4    a job for each combination (--multirun)",
         "worldflow --version",
     ]
     return "\n".join(lines)

@@ -59,12 +59,20 @@ def load_config(config_name: str, schema: type[Config], overrides: Sequence[str]
         ConfigError: an override does not parse, names an unknown key (the message gives the
             nearest valid one), has a value of the wrong type, or a mandatory value is missing.
     """
-    node = compose_config(config_name, schema, overrides)
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing:
-        wanted = " ".join(f"{_short(key)}=..." for key in missing)
-        raise ConfigError(f"missing value: {', '.join(missing)}; give {wanted}")
+    return to_config(config_name, schema, compose_config(config_name, schema, overrides))
+
+
+def to_config(config_name: str, schema: type[Config], node: DictConfig) -> Config:
+    """What `merge_schema` or `compose_config` gave, as the dataclass.
+
+    Raises:
+        ConfigError: a mandatory value is missing, or the dataclass refuses a value.
+    """
     try:
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            wanted = " ".join(f"{_short(key)}=..." for key in missing)
+            raise ConfigError(f"missing value: {', '.join(missing)}; give {wanted}")
         config = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
@@ -77,12 +85,39 @@ def load_config(config_name: str, schema: type[Config], overrides: Sequence[str]
 
 def compose_config(config_name: str, schema: type[Any], overrides: Sequence[str]) -> DictConfig:
     """As `load_config`, before it becomes a dataclass: missing values (`???`) are allowed."""
-    picked, values = _sort_overrides(config_name, overrides)
+    picked, values = sort_overrides(config_name, overrides)
+    node = merge_schema(config_name, schema, compose_yaml(config_name, picked))
+    for key, value in values:
+        _set(node, key, value, groups_of(config_name))
+    return node
+
+
+def compose_yaml(
+    config_name: str, overrides: Sequence[str], with_hydra: bool = False
+) -> DictConfig:
+    """The YAML of a command as Hydra composes it, with overrides that Hydra knows.
+
+    Args:
+        config_name: name of the YAML file in `configs/`, without the suffix.
+        overrides: in Hydra's grammar, without sweeps.
+        with_hydra: whether Hydra's own settings are in the node `hydra`.
+
+    Raises:
+        ConfigError: Hydra refuses.
+    """
     try:
         with initialize_config_module(CONFIGS, version_base="1.3"):
-            composed = compose(config_name, overrides=picked)
+            return compose(config_name, list(overrides), return_hydra_config=with_hydra)
     except HydraException as error:
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def merge_schema(config_name: str, schema: type[Any], composed: DictConfig) -> DictConfig:
+    """Composed YAML, with the types of its dataclass.
+
+    Raises:
+        ConfigError: a key that the dataclass does not have, or a value of the wrong type.
+    """
     node = OmegaConf.structured(schema)
     try:
         node = OmegaConf.merge(node, composed)
@@ -93,12 +128,10 @@ def compose_config(config_name: str, schema: type[Any], overrides: Sequence[str]
         message = f"configs/{config_name}.yaml: {error.full_key}: {_first_line(error)}"
         raise ConfigError(message) from error
     assert isinstance(node, DictConfig)
-    for key, value in values:
-        _set(node, key, value, groups_of(config_name))
     return node
 
 
-def _sort_overrides(
+def sort_overrides(
     config_name: str, overrides: Sequence[str]
 ) -> tuple[list[str], list[tuple[str, Any]]]:
     """Group choices for Hydra, and the values to set, apart."""
@@ -134,7 +167,7 @@ def _set(node: DictConfig, key: str, value: Any, groups: set[str]) -> None:
     above = key.rpartition(".")[0]
     parent = OmegaConf.select(node, above) if above else node
     free = isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict
-    if not free and key not in set(_keys(node)):
+    if not free and key not in set(keys_of(node)):
         if group in groups and rest == PATH_KEYS.get(group):
             raise ConfigError(_no_choice(group, str(value)))
         raise ConfigError(_unknown(key, node))
@@ -154,11 +187,11 @@ def _value(text: str) -> Any:
         hint = "quote a value that holds spaces, commas, brackets or `=`"
         raise ConfigError(f"cannot read {text!r}; {hint}") from error
     if override.is_sweep_override():
-        raise ConfigError(f"{text!r} holds several values; run the command once for each")
+        raise ConfigError(f"{text!r} holds several values; --multirun runs a job for each")
     return override.value()
 
 
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+def keys_of(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config, inner nodes included."""
     for name in map(str, node):
         key = f"{prefix}{name}"
@@ -166,12 +199,12 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         if isinstance(child := node[name], DictConfig):
-            yield from _keys(child, f"{key}.")
+            yield from keys_of(child, f"{key}.")
 
 
 def _unknown(key: str, node: DictConfig) -> str:
     """The message for a key that is not there, with the nearest one that is."""
-    known = list(_keys(node))
+    known = list(keys_of(node))
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     leaf = key.rsplit(".", 1)[-1]
     near = near or [name for name in known if name.rsplit(".", 1)[-1] == leaf]
