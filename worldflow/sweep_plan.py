@@ -170,7 +170,7 @@ def _folders(
 def _job_folder(settings: Sequence[Setting]) -> str:
     """The name of a job's folder, with interpolations that Hydra fills in."""
     swept = [setting for setting in settings if setting.swept]
-    values = [value for setting in swept for value in setting.values]
+    values = [value.strip("'") for setting in swept for value in setting.values]
     longest = sum(len(s.key) + 2 + max(map(len, s.values), default=0) for s in swept)
     plain = all(setting.values for setting in swept) and all(map(FOLDER_NAME.fullmatch, values))
     if not swept or not plain or longest > LONGEST_NAME:
