@@ -55,9 +55,10 @@ class RewardHead(nn.Module):
     def __init__(self, tokens: int, width: int, hidden: int, low: float, high: float) -> None:
         super().__init__()
         self.trunk = _trunk(tokens, width, hidden, REWARD_BINS)
-        limits = symlog(torch.tensor([low, high], dtype=torch.float64))
+        # read here, also while the rest is built without memory, on the meta device
+        limits = symlog(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         if limits[1] - limits[0] < 1e-6:  # a constant reward: any bin width will do
-            limits = limits + torch.tensor([-0.5, 0.5], dtype=torch.float64)
+            limits = limits + torch.tensor([-0.5, 0.5], dtype=torch.float64, device="cpu")
         bins = torch.linspace(float(limits[0]), float(limits[1]), REWARD_BINS)
         self.register_buffer("bins", bins, persistent=False)
 
