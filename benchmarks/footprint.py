@@ -8,9 +8,10 @@ frames, its mask has S x S entries.
     fp32        88                         64                  20; 4
     bf16        52 + 2 S / width           36                  12; 4
 
-A stack of layers keeps 8 bytes more of each token and feature at its ends, and 24 bytes of each
-frame, layer and feature for its modulations. Under bf16 autocast the weights that are multiplied
-are kept once more, in 2 bytes each. `benchmarks/presets.py` measures how far that holds.
+Layers that are not checkpointed keep 16 bytes and 4 for each head of every token beside that, the
+statistics of norms and softmax. A stack of layers keeps 8 bytes of each token and feature at its
+ends. Under bf16 autocast the weights that are multiplied are kept once more, in 2 bytes each.
+`benchmarks/presets.py` measures how far that holds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ACTIONS = ActionSpec("discrete", n=4)
 KEPT = {("fp32", True): 88, ("fp32", False): 64, ("bf16", True): 52, ("bf16", False): 36}
 CHECKPOINTED = {("fp32", True): 20, ("fp32", False): 4, ("bf16", True): 12, ("bf16", False): 4}
 BACKWARD = 32  # and what the backward pass of a layer has at once beside that
-ENDS, MODULATIONS = 8, 24
+ENDS = 8
 
 
 def with_both_heads(config: WorldConfig) -> WorldConfig:
@@ -100,9 +101,7 @@ def stack_bytes(stack: Stack, tokens: int, clip: int, engine: EngineConfig) -> f
         layer = CHECKPOINTED[kind] * length * width
     else:
         mask = 2 * length**2 if engine.precision == "bf16" and stack.over_frames else 0
-        layer = KEPT[kind] * length * width + mask
-    if stack.over_frames:
-        layer += MODULATIONS * clip * width
+        layer = (KEPT[kind] * width + 16 + 4 * stack.size.heads) * length + mask
     return stack.size.depth * layer + ENDS * length * width
 
 

@@ -156,6 +156,45 @@ def test_data_measures_given_recordings(tmp_path: Path) -> None:
     assert [row["recordings"] for row in figures["imported"]] == ["npz"]
 
 
+def test_presets_prints_all_tables(tmp_path: Path) -> None:
+    chosen = ("presets=[catch,small]", "frame_sizes=[64,64]", "timed=[catch]")
+    figures, headers = figures_of(
+        "presets.py", tmp_path / "presets.json", *chosen, "check_clip=3", "repeats=1"
+    )
+    assert len(headers) == 4
+    assert [row["preset"] for row in figures["parameters"]] == ["catch", "small"]
+    for row in figures["parameters"]:
+        parts = [value for key, value in row.items() if isinstance(value, float) and key != "all"]
+        assert sum(parts) == pytest.approx(row["all"])
+    assert [row["precision"] for row in figures["checks"]] == ["fp32"] * 2 + ["bf16"] * 2 + ["fp32"]
+    for row in figures["checks"]:
+        margin = 0.4 if row["checkpointing"] else 0.15
+        assert row["computed_to_measured"] == pytest.approx(1.0, abs=margin)
+    small, fp32 = figures["memory"][1], figures["checks"][0]
+    assert small["a_clip_checkpointed"] < small["a_clip"]
+    assert fp32["seconds"] > 0
+    assert [row["update_s_measured"] == "not run" for row in figures["times"]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["presets=[tiny]", "frame_sizes=[64]"], "no tiny; there are base, catch, large, small"),
+        (["presets=[small]"], "equally many"),
+        (["timed=[catch]"], "timed=['catch']"),
+        (["repeats=0"], "repeats=0"),
+        (["out=nowhere/presets.json"], "out=nowhere/presets.json"),
+    ],
+)
+def test_presets_names_bad_settings(
+    words: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert problem in refusal("presets.py", monkeypatch, capsys, *words)
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
