@@ -133,6 +133,17 @@ def copy_bytes(world: WorldModel, engine: EngineConfig) -> int:
     return 2 * max(count(world.flow), count(world.denoiser))
 
 
+def pass_bytes(world: WorldModel, clip: int, engine: EngineConfig) -> float:
+    """Most bytes at once of forward and backward passes of one clip, beside weights and gradients.
+
+    In small worlds that is not an activation, but the gradient of the largest weight on its way
+    to those of the pieces before.
+    """
+    activations = activation_bytes(world.config, world.tokens, clip, engine)
+    largest = 4 * max(p.numel() for p in world.flow.parameters())
+    return max(copy_bytes(world, engine) + activations, largest)
+
+
 @dataclass(frozen=True)
 class StateBytes:
     """What stays from update to update, in bytes.
@@ -164,7 +175,7 @@ def state_bytes(world: WorldModel, engine: EngineConfig) -> StateBytes:
 
 
 def sharded_bytes(world: WorldModel, engine: EngineConfig, ranks: int) -> float:
-    """Of a rank under FSDP2; with an average, the main one has a copy of the whole world beside it.
+    """Of a rank under FSDP2; the main one has a copy of the whole world beside it, to measure.
 
     A rank holds its share of weights, gradients, moments and average, the codec, and what is
     gathered: the module at work without its layers, and of these two at a time, with gradients.

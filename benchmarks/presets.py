@@ -26,6 +26,7 @@ from footprint import (
     engines,
     meta_world,
     parameters_by_part,
+    pass_bytes,
     sharded_bytes,
     state_bytes,
     update_flop,
@@ -209,9 +210,7 @@ def check_rows(preset: Preset, settings: PresetsBenchmark) -> list[dict[str, Any
     for engine in engines() if preset.name in settings.timed else engines()[:1]:
         note(f"measuring {preset.name}, {engine.precision} ...")
         measured, seconds = Passes(preset, engine, clip, settings.seed).measure()
-        computed = copy_bytes(preset.world, engine) + activation_bytes(
-            preset.config.world, preset.world.tokens, clip, engine
-        )
+        computed = pass_bytes(preset.world, clip, engine)
         rows.append(
             {
                 "preset": preset.name,

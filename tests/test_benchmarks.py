@@ -168,8 +168,8 @@ def test_presets_prints_all_tables(tmp_path: Path) -> None:
         assert sum(parts) == pytest.approx(row["all"])
     assert [row["precision"] for row in figures["checks"]] == ["fp32"] * 2 + ["bf16"] * 2 + ["fp32"]
     for row in figures["checks"]:
-        margin = 0.4 if row["checkpointing"] else 0.15
-        assert row["computed_to_measured"] == pytest.approx(1.0, abs=margin)
+        # the smallest of worlds, where what is not counted weighs most
+        assert row["computed_to_measured"] == pytest.approx(1.0, abs=0.25)
     small, fp32 = figures["memory"][1], figures["checks"][0]
     assert small["a_clip_checkpointed"] < small["a_clip"]
     assert fp32["seconds"] > 0
