@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from worldflow.config import choices, compose_config, groups_of, load_config
 from worldflow.errors import ConfigError, WorldflowError
+from worldflow.saved_config import restore_config, resumed_folder
 
 MULTIRUN = {"-m", "--multirun"}
 USER_ERROR = 2  # exit codes
@@ -34,6 +35,7 @@ class Command:
         function: "module:name".
         help: a line.
         positional: settings that may be given without their name, in this order.
+        resumes: whether `resume=FOLDER` takes the settings of an earlier run.
         sweeps: whether --multirun runs it; it then has a folder `out`.
     """
 
@@ -41,6 +43,7 @@ class Command:
     function: str
     help: str
     positional: tuple[str, ...] = ()
+    resumes: bool = False
     sweeps: bool = True
 
     def load(self) -> tuple[Callable[[Any], object], type[Any]]:
@@ -53,7 +56,10 @@ class Command:
 COMMANDS = {
     "collect": Command("collect", "worldflow.envs.collect:main", "record episodes of a real env"),
     "pretrain": Command(
-        "pretrain", "worldflow.training.pretrain:main", "learn a world from recorded episodes"
+        "pretrain",
+        "worldflow.training.pretrain:main",
+        "learn a world from recorded episodes",
+        resumes=True,
     ),
     "evaluate": Command(
         "evaluate", "worldflow.evaluation.evaluate:main", "measure a world on held-out episodes"
@@ -149,6 +155,8 @@ def run(name: str, arguments: Sequence[str]) -> None:
         from worldflow.sweep import run_sweep
 
         run_sweep(name, command.config, schema, overrides)
+    elif command.resumes and resumed_folder(overrides) is not None:
+        function(restore_config(command.config, schema, overrides))
     else:
         function(load_config(command.config, schema, overrides))
 

@@ -20,7 +20,7 @@ CONFIGS = "worldflow.configs"
 PATH_KEYS = {"world": "path", "data": "path", "source": "env_id", "agent": "path"}
 SHORTHANDS = {"from": "initial_world", "codec": "training.codec_mode"}
 # Paths too: taken as they are, whatever characters they hold.
-PLAIN_PATHS = ("src", "dst")
+PLAIN_PATHS = ("src", "dst", "resume")
 
 Config = TypeVar("Config")
 
@@ -86,10 +86,20 @@ def to_config(config_name: str, schema: type[Config], node: DictConfig) -> Confi
 def compose_config(config_name: str, schema: type[Any], overrides: Sequence[str]) -> DictConfig:
     """As `load_config`, before it becomes a dataclass: missing values (`???`) are allowed."""
     picked, values = sort_overrides(config_name, overrides)
-    node = merge_schema(config_name, schema, compose_yaml(config_name, picked))
+    yaml = compose_yaml(config_name, picked)
+    node = merge_schema(f"configs/{config_name}.yaml", schema, yaml)
+    set_values(config_name, node, values)
+    return node
+
+
+def set_values(config_name: str, node: DictConfig, values: Sequence[tuple[str, Any]]) -> None:
+    """Set the values of `sort_overrides` in a command's configuration.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
     for key, value in values:
         _set(node, key, value, groups_of(config_name))
-    return node
 
 
 def compose_yaml(
@@ -112,8 +122,13 @@ def compose_yaml(
         raise ConfigError(" ".join(str(error).split())) from error
 
 
-def merge_schema(config_name: str, schema: type[Any], composed: DictConfig) -> DictConfig:
+def merge_schema(origin: str, schema: type[Any], composed: DictConfig) -> DictConfig:
     """Composed YAML, with the types of its dataclass.
+
+    Args:
+        origin: the file, for errors.
+        schema: the dataclass.
+        composed: what the file holds.
 
     Raises:
         ConfigError: a key that the dataclass does not have, or a value of the wrong type.
@@ -123,10 +138,9 @@ def merge_schema(config_name: str, schema: type[Any], composed: DictConfig) -> D
         node = OmegaConf.merge(node, composed)
     except ConfigKeyError as error:
         key = str(error.full_key)
-        raise ConfigError(f"configs/{config_name}.yaml: {_unknown(key, node)}") from error
+        raise ConfigError(f"{origin}: {_unknown(key, node)}") from error
     except OmegaConfBaseException as error:
-        message = f"configs/{config_name}.yaml: {error.full_key}: {_first_line(error)}"
-        raise ConfigError(message) from error
+        raise ConfigError(f"{origin}: {error.full_key}: {_first_line(error)}") from error
     assert isinstance(node, DictConfig)
     return node
 

@@ -38,7 +38,7 @@ class Job:
 
         command = COMMANDS[self.name]
         function, schema = command.load()
-        node = merge_schema(command.config, schema, composed)
+        node = merge_schema(f"configs/{command.config}.yaml", schema, composed)
         join_tasks()
         function(to_config(command.config, schema, node))
 

@@ -14,6 +14,7 @@ from worldflow.data.episodes import EpisodeDataset, split
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
+from worldflow.saved_config import save_config
 from worldflow.storage import save_world
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
@@ -22,7 +23,7 @@ from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
 from worldflow.training.initial import start_from, with_heads
 from worldflow.training.modes import Run, train_in_two_stages, train_jointly
-from worldflow.training.resume import start_or_continue
+from worldflow.training.resume import fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldConfig, WorldSpec
@@ -38,6 +39,9 @@ class PretrainConfig:
         initial_world: name or folder of a world whose weights are the start (`from=`); its codec is
             kept as it is, and `world` must be what it was built of. Null: random weights.
         training: how it is trained.
+        resume: folder of an interrupted run, whose settings are taken (by the command line). With
+            another `out` the run goes on there, and its first folder stays as it is: it may be a
+            mounted bucket that cannot be written.
         out: folder of the run; the world is written to `out/world`.
     """
 
@@ -45,6 +49,7 @@ class PretrainConfig:
     world: WorldConfig = field(default_factory=WorldConfig)
     initial_world: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    resume: str | None = None
     out: str = MISSING
 
 
@@ -147,8 +152,22 @@ def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks:
         "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
     }
     folder.mkdir(parents=True, exist_ok=True)
+    if config.resume is not None:
+        fetch(Path(config.resume), folder)
     first = "joint" if config.training.is_joint else "codec"
-    return start_or_continue(folder, settings, setup, first)
+    progress = start_or_continue(folder, settings, setup, first)
+    save_config(_anywhere(config), folder)
+    return progress
+
+
+def _anywhere(config: PretrainConfig) -> PretrainConfig:
+    """The same settings for a command that is given in another folder."""
+    initial = config.initial_world
+    if initial is not None and Path(initial).exists():  # else it is a shipped world's name
+        initial = str(Path(initial).resolve())
+    data = replace(config.data, path=str(Path(config.data.path).resolve()))
+    out = str(Path(config.out).resolve())
+    return replace(config, data=data, initial_world=initial, resume=None, out=out)
 
 
 def _summary(training: TrainingConfig, progress: Progress) -> str:

@@ -10,8 +10,25 @@ from typing import Any
 
 from worldflow.config import flatten
 from worldflow.data.metadata import write_atomically
-from worldflow.errors import ConfigError
+from worldflow.errors import ConfigError, DataError
 from worldflow.training.checkpoint import Progress, read_progress
+
+SETTINGS, CHECKPOINT, METRICS = "run.json", "checkpoint.safetensors", "metrics.jsonl"
+
+
+def fetch(source: Path, folder: Path) -> None:
+    """Copy to `folder` what a run in `source` needs to go on, unless it goes on there already.
+
+    Raises:
+        DataError: there is no checkpoint in `source`.
+    """
+    if source.resolve() == folder.resolve() or (folder / CHECKPOINT).exists():
+        return
+    if not (source / CHECKPOINT).is_file():
+        raise DataError(f"{source} has no {CHECKPOINT}; nothing of its run can be continued")
+    for name in (METRICS, SETTINGS, CHECKPOINT):  # the checkpoint last: with it the copy is whole
+        if (source / name).is_file():
+            write_atomically(folder / name, (source / name).read_bytes())
 
 
 def start_or_continue(
@@ -33,8 +50,8 @@ def start_or_continue(
         ConfigError: the run was started with other settings.
         DataError: its checkpoint is damaged.
     """
-    path, fingerprint = folder / "run.json", json.dumps(settings, sort_keys=True)
-    checkpoint = folder / "checkpoint.safetensors"
+    path, fingerprint = folder / SETTINGS, json.dumps(settings, sort_keys=True)
+    checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():
         write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
         return Progress(stage, 0, 0.0, fingerprint, dict(setup))
@@ -43,7 +60,7 @@ def start_or_continue(
         changes = _changes(json.loads(progress.fingerprint), json.loads(fingerprint))
         raise ConfigError(
             f"{folder} holds a run with other settings: {', '.join(changes[:5])}; "
-            "repeat the old settings to continue it, or choose another out="
+            f"repeat the old settings or continue with resume={folder}, or choose another out="
         )
     if changes := _changes(progress.setup, setup):
         print(f"{folder} continues with {', '.join(changes)}; the result is the same to rounding")
