@@ -27,7 +27,7 @@ from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.metrics import bootstrap
-from worldflow.labelling.label import LabelConfig, LabellingWorld, label
+from worldflow.labelling.label import LabelConfig, label
 from worldflow.storage import load_world, save_world
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.training.pretrain import main as pretrain
@@ -47,6 +47,7 @@ class LabelGain:
         share: of the training episodes, whose actions are kept.
         seed: of the choice of these episodes, and of initial weights.
         pretrain: settings of `worldflow pretrain` for all three worlds.
+        label: settings of `worldflow data label`.
     """
 
     data: str = MISSING
@@ -55,6 +56,7 @@ class LabelGain:
     share: float = 0.1
     seed: int = 0
     pretrain: list[str] = field(default_factory=list)
+    label: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -125,10 +127,8 @@ def main() -> None:
     subset(source, few, True, folder / "few")
     subset(source, others, False, folder / "unlabelled")
     worlds = {FEW: train(config, "few", folder)}
-    judge = LabellingWorld(str(worlds[FEW]))
-    labelled, figures = label(
-        LabelConfig(src=str(folder / "unlabelled"), world=judge, out=str(folder / "labels"))
-    )
+    settings = [f"src={folder / 'unlabelled'}", f"world={worlds[FEW]}", f"out={folder / 'labels'}"]
+    labelled, figures = label(load_config("data_label", LabelConfig, [*settings, *config.label]))
     subset(source, few, True, folder / "inferred")
     subset(labelled, np.arange(len(labelled)), True, folder / "inferred")
     worlds[INFERRED] = train(config, "inferred", folder)
