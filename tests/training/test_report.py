@@ -91,7 +91,7 @@ def _alike(line: np.ndarray, wanted: np.ndarray) -> bool:
     """Up to the hundredth of a chart's height that a tenth of a pixel may be."""
     if line.shape != wanted.shape:
         return False
-    room = 0.01 * max(float(np.ptp(wanted[:, 1])), 0.1 * float(np.abs(wanted[:, 1]).max()), 0.02)
+    room = 0.01 * max(float(np.ptp(wanted[:, 1])), 0.5 * float(np.abs(wanted[:, 1]).max()), 0.02)
     steps = np.abs(line[:, 0] - wanted[:, 0]) < 0.1
     return bool(steps.all() and (np.abs(line[:, 1] - wanted[:, 1]) < room).all())
 

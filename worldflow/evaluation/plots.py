@@ -66,7 +66,7 @@ def line_chart(
         return _frame(title, x_label, y_label, ['<text x="60" y="150">no data</text>'])
     points = np.concatenate(list(lines.values()))
     x_range, y_range = (_range(points[:, i]) for i in (0, 1))
-    parts = _axes(x_range, y_range, logarithmic)
+    parts, names = _axes(x_range, y_range, logarithmic), []
     for index, (name, line) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{_x(a, x_range):.1f},{_y(b, y_range):.1f}" for a, b in line)
@@ -75,11 +75,11 @@ def line_chart(
             spot = f'cx="{_x(line[0, 0], x_range):.1f}" cy="{_y(line[0, 1], y_range):.1f}"'
             parts.append(f'<circle {spot} r="3" fill="{colour}"/>')
         place = f'x="{WIDTH - RIGHT - 4}" y="{TOP + 14 + 15 * index}"'
-        parts.append(
+        names.append(
             f'<text {place} fill="{colour}" text-anchor="end" paint-order="stroke" stroke="#fff" '
             f'stroke-width="3">{escape(name)}</text>'
         )
-    return _frame(title, x_label, y_label, parts)
+    return _frame(title, x_label, y_label, parts + names)  # no line crosses a name
 
 
 def bar_chart(title: str, y_label: str, bars: Mapping[str, tuple[float, float, float]]) -> str:

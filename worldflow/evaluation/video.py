@@ -14,6 +14,9 @@ from av.video.stream import VideoStream
 
 from worldflow.evaluation.strips import GAP, HEADER_HEIGHT, enlarge, write_text
 
+# one thread, since the bytes that several write differ from time to time
+H264 = {"crf": "18", "x264-params": "threads=1:lookahead-threads=1"}
+
 
 def beside(columns: Mapping[str, np.ndarray], scale: int = 4) -> np.ndarray:
     """Videos next to each other, labelled and enlarged without smoothing.
@@ -64,7 +67,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         raise ValueError(f"fps must be positive, got {fps}")
     temporary = path.with_name(f".{path.stem}.partial.mp4")
     with av.open(str(temporary), "w") as container:
-        _encode(container, "libx264", "yuv420p", {"crf": "18"}, frames, fps)
+        _encode(container, "libx264", "yuv420p", H264, frames, fps)
     temporary.replace(path)
 
 

@@ -190,7 +190,8 @@ def _add_machine(report: Report, run: Run, trained: Trained, stages: list[str]) 
     logged = read_scalars(run.folder / TENSORBOARD)
     training, progress = run.training, trained.progress
     rows = {
-        "device": str(run.engine.ranks.device.type),
+        "parameters": f"{sum(p.numel() for p in trained.world.parameters()):,}",
+        "device": run.engine.ranks.device.type,
         **{name: str(value) for name, value in progress.setup.items()},
         "training.precision": training.precision,
         "training.ema": f"{training.ema:g}",

@@ -58,7 +58,7 @@ def codec_charts(codec: str) -> list[Chart]:
         Chart(
             "Codec: weighted error",
             "error",
-            {"training": f"{codec}/loss", "training, joint": f"{codec}/reconstruction"},
+            {"training": f"{codec}/{'reconstruction' if codec == 'joint' else 'loss'}"},
             logarithmic=True,
         ),
         Chart(
@@ -69,7 +69,11 @@ def codec_charts(codec: str) -> list[Chart]:
                 "salient pixels": f"{codec}/held_out_psnr_salient",
             },
         ),
-        Chart("Codec: NLL of the pixels", "nats a byte", {"training": f"{codec}/pixel_nll"}),
+        Chart(
+            "Codec: NLL of the pixels, given the latents",
+            "nats a byte",
+            {"training": f"{codec}/pixel_nll"},
+        ),
     ]
 
 
