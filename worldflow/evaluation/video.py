@@ -104,7 +104,7 @@ def _encode(
     assert isinstance(stream, VideoStream)
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = pixels
-    stream.options = options
+    stream.options = {**options}
     for frame in frames:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         container.mux(stream.encode(picture))

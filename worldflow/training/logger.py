@@ -74,7 +74,7 @@ class RunLogger:
         )
         tag = f"{self.stage}/{name}_video"
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self._tensorboard.file_writer.add_summary(summary, step)
+        self._tensorboard._get_file_writer().add_summary(summary, step)
 
     def flush(self) -> None:
         """Put what was logged on disk: what a checkpoint covers is not logged again."""
