@@ -1,4 +1,4 @@
-"""What labels inferred from likelihoods are worth: NLL of worlds with few, inferred and all actions.
+"""What labels inferred from likelihoods are worth: NLL with few, inferred and all actions.
 
     python benchmarks/label_gain.py data=runs/data/takecover world=takecover out=runs/label_gain
 
@@ -25,9 +25,10 @@ from timing import machine, print_table, read_settings, write_figures
 
 from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.metrics import bootstrap
-from worldflow.labelling.label import LabelConfig, LabellingWorld, label
+from worldflow.labelling.label import LabelConfig, label
 from worldflow.storage import load_world, save_world
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.training.pretrain import main as pretrain
@@ -47,6 +48,7 @@ class LabelGain:
         share: of the training episodes, whose actions are kept.
         seed: of the choice of these episodes, and of initial weights.
         pretrain: settings of `worldflow pretrain` for all three worlds.
+        label: settings of `worldflow data label`.
     """
 
     data: str = MISSING
@@ -55,15 +57,30 @@ class LabelGain:
     share: float = 0.1
     seed: int = 0
     pretrain: list[str] = field(default_factory=list)
+    label: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise ConfigError(f"share={self.share} must lie between 0 and 1")
 
 
-def subset(source: EpisodeDataset, picks: np.ndarray, known: bool, folder: Path) -> EpisodeWriter:
-    """Write some episodes, under their own numbers, with their actions or without."""
-    writer = EpisodeWriter(folder, source.metadata)
+def subset(
+    source: EpisodeDataset,
+    picks: np.ndarray,
+    folder: Path,
+    known: bool = True,
+    metadata: DatasetMetadata | None = None,
+) -> None:
+    """Write some episodes, under their own numbers, with their actions or without.
+
+    Args:
+        source: of which dataset.
+        picks: which of its episodes.
+        folder: of the dataset that they are added to.
+        known: whether their actions are written.
+        metadata: of that dataset; the source's own by default.
+    """
+    writer = EpisodeWriter(folder, metadata or source.metadata)
     written = set(writer.finished_indices())
     for pick in picks.tolist():
         index = int(source.paths[pick].stem)
@@ -74,7 +91,6 @@ def subset(source: EpisodeDataset, picks: np.ndarray, known: bool, folder: Path)
                 hidden[0] = True  # no action led to a first frame
                 episode = replace(episode, actions=np.zeros_like(episode.actions), known=hidden)
             writer.add(index, episode)
-    return writer
 
 
 def start_world(given: WorldModel, seed: int, folder: Path) -> None:
@@ -122,17 +138,16 @@ def main() -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     start_world(given, config.seed, folder / "start")
-    subset(source, few, True, folder / "few")
-    subset(source, others, False, folder / "unlabelled")
+    subset(source, few, folder / "few")
+    subset(source, others, folder / "unlabelled", known=False)
     worlds = {FEW: train(config, "few", folder)}
-    judge = LabellingWorld(str(worlds[FEW]))
-    labelled, figures = label(
-        LabelConfig(src=str(folder / "unlabelled"), world=judge, out=str(folder / "labels"))
-    )
-    subset(source, few, True, folder / "inferred")
-    subset(labelled, np.arange(len(labelled)), True, folder / "inferred")
+    settings = [f"src={folder / 'unlabelled'}", f"world={worlds[FEW]}", f"out={folder / 'labels'}"]
+    labelled, figures = label(load_config("data_label", LabelConfig, [*settings, *config.label]))
+    subset(source, few, folder / "inferred")
+    every = np.arange(len(labelled))
+    subset(labelled, every, folder / "inferred", metadata=source.metadata)
     worlds[INFERRED] = train(config, "inferred", folder)
-    subset(source, training, True, folder / "all")
+    subset(source, training, folder / "all")
     worlds[ALL] = train(config, "all", folder)
 
     nll = {name: episode_nll(load_world(path), source, held_out) for name, path in worlds.items()}

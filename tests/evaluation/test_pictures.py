@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,8 +14,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from worldflow.errors import DataError
-from worldflow.evaluation.curves import read_scalars
-from worldflow.evaluation.plots import bar_chart, line_chart, ticks
+from worldflow.evaluation.curves import read_metrics, read_pictures, read_scalars, thinned
+from worldflow.evaluation.plots import bar_chart, line_chart, log_ticks, ticks
 from worldflow.evaluation.report import Report
 from worldflow.evaluation.strips import (
     GAP,
@@ -25,7 +26,7 @@ from worldflow.evaluation.strips import (
     save_png,
     strip,
 )
-from worldflow.evaluation.video import beside, write_video
+from worldflow.evaluation.video import animation, beside, write_video
 
 RED = (200, 10, 20)
 
@@ -91,6 +92,23 @@ def test_video_can_be_read_back(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
 
 
+def test_animation_is_lossless_and_repeats() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+    data = animation(frames, fps=8.0)
+    with av.open(BytesIO(data), format="apng") as container:
+        read = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    np.testing.assert_array_equal(np.stack(read), frames)
+    start = data.index(b"acTL") + 4
+    assert [int.from_bytes(data[start + k : start + k + 4], "big") for k in (0, 4)] == [5, 0]
+    start = data.index(b"fcTL") + 24  # of the first frame: its time, numerator and denominator
+    seconds = [int.from_bytes(data[start + k : start + k + 2], "big") for k in (0, 2)]
+    assert seconds[0] / seconds[1] == 1 / 8
+    with pytest.raises(ValueError, match="fps > 0"):
+        animation(frames, fps=0.0)
+    with pytest.raises(ValueError, match="needs frames"):
+        animation(frames[:0], fps=8.0)
+
+
 def test_video_refuses_what_h264_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="even size"):
         write_video(tmp_path / "a.mp4", coloured(2, 7), fps=8)
@@ -124,6 +142,29 @@ def test_line_chart_of_a_constant_and_of_nothing() -> None:
     assert "no data" in line_chart("t", "x", "y", {})
 
 
+def test_line_chart_on_a_logarithmic_axis() -> None:
+    chart = line_chart("t", "x", "y", {"a": ([0, 1, 2, 3], [0.0, 1.0, 10.0, 1000.0])}, True)
+    root = ElementTree.fromstring(chart)
+    [line] = root.findall("{*}polyline")
+    heights = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
+    assert len(heights) == 3  # zero has no place
+    assert heights[1] - heights[2] == pytest.approx(2 * (heights[0] - heights[1]), abs=0.2)
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"1", "10", "100", "1000"} <= set(texts) and "y (log scale)" in texts
+
+
+def test_log_ticks_are_round_numbers() -> None:
+    assert [10**mark for mark in log_ticks(-0.1, 1.4)] == pytest.approx([1, 2, 5, 10, 20])
+    assert log_ticks(-2.5, 1.0) == [-2, -1, 0, 1]
+    assert [10**mark for mark in log_ticks(0.2, 0.3)] == pytest.approx([1.6, 1.7, 1.8, 1.9])
+    assert len(log_ticks(-30.0, 30.0)) <= 8
+
+
+def test_a_single_point_is_seen() -> None:
+    root = ElementTree.fromstring(line_chart("t", "x", "y", {"a": ([3], [5.0])}))
+    assert len(root.findall("{*}circle")) == 1
+
+
 def test_bar_chart_has_a_bar_each() -> None:
     chart = bar_chart("t", "y", {"random": (-0.6, -0.7, -0.5), "agent": (0.9, 0.85, 0.95)})
     root = ElementTree.fromstring(chart)
@@ -141,12 +182,14 @@ def test_report_holds_its_pictures_and_escapes_text() -> None:
     report.code(["worldflow demo"])
     data = png(coloured(1)[0])
     report.picture(data, 'a "caption"')
+    report.video(b"mp4", "a video")
     report.table([{"name": "x", "value": "1"}, {"name": "y", "value": "2"}])
     report.table([])
     html = report.html()
     assert "<script>" not in html
     assert "a &lt; b" in html
     assert b64decode(html.split("base64,")[1].split('"')[0]) == data
+    assert b64decode(html.split("video/mp4;base64,")[1].split('"')[0]) == b"mp4"
     assert html.count("<tr>") == 3
     with pytest.raises(ValueError, match="same keys"):
         report.table([{"a": "1"}, {"b": "2"}])
@@ -165,3 +208,40 @@ def test_read_scalars_joins_the_pieces_of_a_resumed_run(tmp_path: Path) -> None:
 def test_read_scalars_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no TensorBoard events"):
         read_scalars(tmp_path)
+
+
+def test_read_pictures_gives_the_last_of_each_tag(tmp_path: Path) -> None:
+    frames = coloured(4)
+    for folder, steps in (("a", (1, 5)), ("b", (3, 5))):  # a run that was killed after 5
+        with SummaryWriter(str(tmp_path / folder)) as writer:
+            for step in steps:
+                picture = frames[step % 4] + (folder == "b")
+                writer.add_image("shown", picture, step, dataformats="HWC")
+    step, data = read_pictures(tmp_path)["shown"]
+    assert step == 5
+    read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(read, frames[1] + 1)
+
+
+def test_read_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [(1, "a", 0.5), (1, "b", 2.0), (3, "a", 0.25)]
+    entries = [f'{{"step": {s}, "tag": "{t}", "value": {v}}}' for s, t, v in lines]
+    path.write_text("\n".join(entries) + "\n")
+    curves = read_metrics(path)
+    assert {tag: (s.tolist(), v.tolist()) for tag, (s, v) in curves.items()} == {
+        "a": ([1, 3], [0.5, 0.25]),
+        "b": ([1], [2.0]),
+    }
+    path.write_text(entries[0] + "\nhalf")
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+        read_metrics(path)
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+        read_metrics(tmp_path / "none/metrics.jsonl")
+
+
+def test_thinned_curves_keep_means_and_the_last_step() -> None:
+    steps, values = np.arange(10), np.arange(10.0)
+    assert thinned((steps, values), 10)[1] is values
+    few = thinned((steps, values), 4)
+    assert few[0].tolist() == [1, 4, 7, 9] and few[1].tolist() == [0.5, 3.0, 6.0, 8.5]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from worldflow.flow.attention import TimeRotary, rotate
+from worldflow.flow.attention import Attention, TimeRotary, attention_bias, rotate
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.transformer import window_mask
 
@@ -64,3 +64,23 @@ def test_rows_at_the_same_time_are_written_alike() -> None:
         layer.write(keys, values)
         results.append(torch.stack((cache.keys, cache.values)))
     assert torch.equal(*results) and results[0].any()
+
+
+def test_attention_under_autocast_is_the_fused_one_to_bfloat16_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    attention = Attention(width=16, heads=2)
+    x = torch.randn(3, 6, 16, generator=generator)
+    visible = window_mask(torch.tensor([0, 0, 1, 1, 2, 2]), window=2)
+    weight = torch.randn(3, 6, 16, generator=generator)
+
+    def gradient(enabled: bool) -> torch.Tensor:
+        tokens = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = attention.mix(*attention.project(tokens, None), attention_bias(visible, like=x))
+        (out.float() * weight).sum().backward()
+        assert tokens.grad is not None
+        return tokens.grad
+
+    full, half = gradient(False), gradient(True)
+    assert not torch.equal(full, half)
+    assert (full - half).norm() < 0.02 * full.norm()

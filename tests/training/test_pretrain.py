@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from report_pages import sections
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -132,6 +133,10 @@ def test_kill_9_at_any_moment_continues_to_the_same_bits(tmp_path: Path) -> None
         (tmp_path / r / "world/calibration.json").read_text() for r in ("whole", "killed")
     ]
     assert calibrations[0] == calibrations[1]
+    pages = [sections((tmp_path / run / "report.html").read_text()) for run in ("whole", "killed")]
+    assert pages[0].keys() == pages[1].keys()
+    for heading in pages[0].keys() - {"How it was computed", "What comes next"}:  # time and paths
+        assert pages[0][heading] == pages[1][heading]
 
 
 @pytest.mark.parametrize("name", ["codec", "flow"])

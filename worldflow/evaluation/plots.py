@@ -10,7 +10,10 @@ import numpy as np
 
 WIDTH, HEIGHT = 560, 300  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 42  # margins
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b")
+COLOURS = (
+    *("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b"),
+    *("#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+)
 
 Points = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
@@ -25,7 +28,24 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def line_chart(title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -> str:
+def log_ticks(low: float, high: float) -> list[float]:
+    """The logarithms to base 10 of round numbers, between `low` and `high`."""
+    if high - low < 1:
+        return [math.log10(value) for value in ticks(10.0**low, 10.0**high)]
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    factors = (1, 2, 5) if high - low < 3 else (1,)
+    every = 1 + len(decades) // 8
+    marks = [d + math.log10(factor) for d in decades[::every] for factor in factors]
+    return [mark for mark in marks if low <= mark <= high]
+
+
+def line_chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Mapping[str, Points],
+    logarithmic: bool = False,
+) -> str:
     """An SVG chart of named lines; points that are not finite are left out.
 
     Args:
@@ -33,24 +53,33 @@ def line_chart(title: str, x_label: str, y_label: str, series: Mapping[str, Poin
         x_label: below the x axis.
         y_label: beside the y axis.
         series: name to x (n,) and y (n,).
+        logarithmic: whether the y axis is; points that are not positive are left out then.
     """
     lines = {name: _finite(x, y) for name, (x, y) in series.items()}
+    if logarithmic:
+        y_label += " (log scale)"
+        for name, line in lines.items():
+            positive = line[line[:, 1] > 0]
+            lines[name] = np.stack([positive[:, 0], np.log10(positive[:, 1])], axis=1)
     lines = {name: line for name, line in lines.items() if len(line)}
     if not lines:
         return _frame(title, x_label, y_label, ['<text x="60" y="150">no data</text>'])
     points = np.concatenate(list(lines.values()))
     x_range, y_range = (_range(points[:, i]) for i in (0, 1))
-    parts = _axes(x_range, y_range)
+    parts, names = _axes(x_range, y_range, logarithmic), []
     for index, (name, line) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{_x(a, x_range):.1f},{_y(b, y_range):.1f}" for a, b in line)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        if len(line) == 1:  # a line of one point is not seen
+            spot = f'cx="{_x(line[0, 0], x_range):.1f}" cy="{_y(line[0, 1], y_range):.1f}"'
+            parts.append(f'<circle {spot} r="3" fill="{colour}"/>')
         place = f'x="{WIDTH - RIGHT - 4}" y="{TOP + 14 + 15 * index}"'
-        parts.append(
+        names.append(
             f'<text {place} fill="{colour}" text-anchor="end" paint-order="stroke" stroke="#fff" '
             f'stroke-width="3">{escape(name)}</text>'
         )
-    return _frame(title, x_label, y_label, parts)
+    return _frame(title, x_label, y_label, parts + names)  # no line crosses a name
 
 
 def bar_chart(title: str, y_label: str, bars: Mapping[str, tuple[float, float, float]]) -> str:
@@ -94,14 +123,17 @@ def _y(value: float, limits: tuple[float, float]) -> float:
     return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
 
-def _axes(x_range: tuple[float, float] | None, y_range: tuple[float, float]) -> list[str]:
+def _axes(
+    x_range: tuple[float, float] | None, y_range: tuple[float, float], logarithmic: bool = False
+) -> list[str]:
     parts = []
-    for value in ticks(*y_range):
+    for value in log_ticks(*y_range) if logarithmic else ticks(*y_range):
+        shown = 10.0**value if logarithmic else value
         y = _y(value, y_range)
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
         )
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{shown:g}</text>')
     for value in ticks(*x_range) if x_range else []:
         place = f'x="{_x(value, x_range):.1f}" y="{HEIGHT - BOTTOM + 16}"' if x_range else ""
         parts.append(f'<text {place} text-anchor="middle">{value:g}</text>')

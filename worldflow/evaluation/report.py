@@ -1,4 +1,4 @@
-"""One HTML file with its pictures inside."""
+"""One HTML file with its pictures and videos inside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from html import escape
 _STYLE = """
 body { font-family: sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222 }
 img { max-width: 100%; image-rendering: pixelated; display: block; margin: 0.8em 0 }
+video { max-width: 100%; display: block; margin: 0.8em 0 }
 svg { margin: 0.4em }
 table { border-collapse: collapse; margin: 0.8em 0 }
 td, th { border: 1px solid #ccc; padding: 0.3em 0.7em; text-align: left }
@@ -49,6 +50,13 @@ class Report:
         self._parts.append(f"<p>{escape(caption)}</p>")
         image = f'<img alt="{escape(caption, quote=True)}" src="data:image/png;base64,{data}">'
         self._parts.append(image)
+
+    def video(self, mp4: bytes, caption: str) -> None:
+        """An mp4, embedded; it plays in a loop."""
+        data = b64encode(mp4).decode()
+        self._parts.append(f"<p>{escape(caption)}</p>")
+        source = f'src="data:video/mp4;base64,{data}"'
+        self._parts.append(f"<video controls loop muted autoplay playsinline {source}></video>")
 
     def table(self, rows: Sequence[Mapping[str, str]]) -> None:
         """A table; the first row's keys are the header.

@@ -1,15 +1,21 @@
-"""H.264 videos of dream and reality beside each other."""
+"""Videos of dream and reality: H.264, and animated PNG for viewers of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 from worldflow.evaluation.strips import GAP, HEADER_HEIGHT, enlarge, write_text
+
+# one thread, since the bytes that several write differ from time to time
+H264 = {"crf": "18", "x264-params": "threads=1:lookahead-threads=1"}
 
 
 def beside(columns: Mapping[str, np.ndarray], scale: int = 4) -> np.ndarray:
@@ -61,12 +67,45 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         raise ValueError(f"fps must be positive, got {fps}")
     temporary = path.with_name(f".{path.stem}.partial.mp4")
     with av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18"}
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+        _encode(container, "libx264", "yuv420p", H264, frames, fps)
     temporary.replace(path)
+
+
+def animation(frames: np.ndarray, fps: float) -> bytes:
+    """An animated PNG, lossless and repeated without end.
+
+    TensorBoard and browsers show it wherever they show a picture; torch's own videos for
+    TensorBoard need moviepy and have 256 colours.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        fps: frames a second.
+
+    Raises:
+        ValueError: no frames, or fps not positive.
+    """
+    if frames.ndim != 4 or len(frames) == 0 or fps <= 0:
+        raise ValueError(f"needs frames (T, H, W, 3) and fps > 0, got {frames.shape} and {fps}")
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="apng", options={"plays": "0"}) as container:
+        _encode(container, "apng", "rgb24", {}, frames, fps)
+    return buffer.getvalue()
+
+
+def _encode(
+    container: OutputContainer,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+    frames: np.ndarray,
+    fps: float,
+) -> None:
+    stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+    assert isinstance(stream, VideoStream)
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt = pixels
+    stream.options = {**options}
+    for frame in frames:
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        container.mux(stream.encode(picture))
+    container.mux(stream.encode())

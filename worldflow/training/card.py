@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.evaluation.curves import read_metrics
 from worldflow.novelty import noise_floor
+from worldflow.training.logger import METRICS
 from worldflow.world_model import WorldModel
 
 
@@ -19,11 +21,8 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
         run: folder with the run's figures.
         training: a sentence on how it was trained.
     """
-    last: dict[str, float] = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        last[entry["tag"]] = entry["value"]
-    held_out = {tag: value for tag, value in sorted(last.items()) if "held_out" in tag}
+    curves = sorted(read_metrics(run / METRICS).items())
+    held_out = {tag: values[-1] for tag, (_, values) in curves if "held_out" in tag}
     sigma = world.config.sigma
     lossy = dataset.metadata.lossy
     compression = (

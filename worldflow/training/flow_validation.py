@@ -11,6 +11,7 @@ from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
 from worldflow.evaluation.pixel_bits import pixel_bits
+from worldflow.evaluation.strips import strip
 from worldflow.evaluation.video import beside
 from worldflow.training.batches import Batch, Episodes, read_frames
 from worldflow.training.logger import RunLogger
@@ -106,9 +107,13 @@ class FlowValidation:
         if not rows or world.config.denoiser.lookahead:  # one that looks ahead cannot step
             return
         shown = self._dream(world, [picks[row] for row in rows], batch.actions[rows])
-        strip = torch.stack(list(shown.values()), dim=1)
-        strip = rearrange(strip, "b row t h w c -> (b row h) (t w) c")
-        logger.picture(step, "real_codec_dream", strip.numpy())
+        steps = np.arange(self._clips.clip) - world.config.context + 1  # 0: the last given frame
+        enlarged = max(1, 64 // world.frame_shape[1])
+        strips = [
+            strip({label: v[row].numpy() for label, v in shown.items()}, steps, enlarged)
+            for row in range(len(rows))
+        ]
+        logger.picture(step, "real_codec_dream", np.concatenate(strips))
         videos = {label: rearrange(v, "b t ... -> (b t) ...").numpy() for label, v in shown.items()}
         scale = -(-VIDEO_HEIGHT // world.frame_shape[0])
         logger.video(step, "real_codec_dream", beside(videos, scale), world.spec.fps)

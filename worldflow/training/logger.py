@@ -1,4 +1,4 @@
-"""Figures and pictures of a run: TensorBoard and videos for people, metrics.jsonl for programs."""
+"""Figures, pictures and videos of a run: TensorBoard for people, metrics.jsonl for programs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from worldflow.data.metadata import write_atomically
-from worldflow.evaluation.video import write_video
+from worldflow.evaluation.video import animation, write_video
+
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+
+def video_path(run: Path, tag: str, step: int) -> Path:
+    """Where the video `stage/name` of a step lies in a run's folder."""
+    return run / "videos" / f"{tag.replace('/', '_')}_{step:07d}.mp4"
 
 
 class RunLogger:
@@ -27,10 +35,9 @@ class RunLogger:
 
     def __init__(self, folder: Path, stage: str, start: int) -> None:
         self.stage = stage
-        self.path = folder / "metrics.jsonl"
-        self._videos = folder / "videos"
+        self.folder, self.path = folder, folder / METRICS
         self._forget(start)
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=start + 1)
+        self._tensorboard = SummaryWriter(str(folder / TENSORBOARD / stage), purge_step=start + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers at a step."""
@@ -51,9 +58,23 @@ class RunLogger:
             self._tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
 
     def video(self, step: int, name: str, frames: np.ndarray, fps: float) -> None:
-        """Write frames (T, H, W, 3) uint8, of even height and width, as an mp4."""
-        self._videos.mkdir(exist_ok=True)
-        write_video(self._videos / f"{self.stage}_{name}_{step:07d}.mp4", frames, fps)
+        """Log frames (T, H, W, 3) uint8, of even height and width, and write them as an mp4.
+
+        TensorBoard shows them, as an animated picture, under the tag `stage/name_video`.
+        """
+        path = video_path(self.folder, f"{self.stage}/{name}", step)
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, frames, fps)
+        _, height, width, channels = frames.shape
+        image = Summary.Image(
+            height=height,
+            width=width,
+            colorspace=channels,
+            encoded_image_string=animation(frames, fps),
+        )
+        tag = f"{self.stage}/{name}_video"
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._tensorboard._get_file_writer().add_summary(summary, step)
 
     def flush(self) -> None:
         """Put what was logged on disk: what a checkpoint covers is not logged again."""

@@ -27,6 +27,8 @@ from worldflow.training.logger import RunLogger
 from worldflow.world_model import WorldModel
 
 LOG_EVERY = 20
+# tqdm's own, with what its figures mean
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left"
 # an update's random numbers depend on seed, stage and step alone, never on what ran before
 STREAMS = {"codec": 1, "flow": 2, "joint": 3}
 
@@ -117,6 +119,7 @@ def run_stage(
     progress: Progress,
     checkpoint_every: int,
     engine: Engine | None = None,
+    then: str | None = None,
 ) -> Progress:
     """Train a stage from `progress` to its end, on all ranks; the main one writes.
 
@@ -127,6 +130,8 @@ def run_stage(
         progress: where to start; a step > 0 continues the run's checkpoint.
         checkpoint_every: updates between checkpoints.
         engine: the stage's own.
+        then: name of the stage that follows. The progress bar says so, as its time left is that of
+            this stage: how long an update of the next one takes is not known before it runs.
 
     Returns:
         the progress at the end of the stage. `world` then has the averaged weights, if the engine
@@ -150,6 +155,7 @@ def run_stage(
         smoothing=0.05,
         mininterval=1.0,
         disable=not ranks.main,
+        bar_format=BAR + (f", then {then}" if then else "") + ", {rate_fmt}{postfix}]",
     )
     for step in bar:
         begun = time.monotonic()

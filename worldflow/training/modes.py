@@ -70,7 +70,7 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     codec_stage = CodecStage(world, training.codec, dataset, *split, seed, engine)
     if progress.stage == "codec":
         if not run.codec_is_given:
-            progress = run_stage(codec_stage, world, folder, progress, every, engine)
+            progress = run_stage(codec_stage, world, folder, progress, every, engine, then="flow")
         progress = replace(progress, stage="flow", step=0)
     else:
         load_checkpoint(folder / "checkpoint.safetensors", world)

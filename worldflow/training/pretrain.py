@@ -23,6 +23,7 @@ from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
 from worldflow.training.initial import start_from, with_heads
 from worldflow.training.modes import Run, train_in_two_stages, train_jointly
+from worldflow.training.report import PAGE, write_run_report
 from worldflow.training.resume import fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_model import WorldModel
@@ -92,10 +93,13 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         world = trained.world.eval()
         clips = ClipSampler(dataset.lengths, held_out, training.clips.clip, over_end=True)
         world.complete(calibrate(world, trained.episodes, clips, training.seed), contexts)
-        card = world_card(world, dataset, folder, _summary(training, trained.progress))
+        summary = _summary(training, trained.progress)
+        card = world_card(world, dataset, folder, summary)
         save_world(world.cpu(), folder / "world", card)
+        write_run_report(run, trained, summary)
         print(
-            f"world saved in {folder / 'world'}; next: worldflow evaluate world={folder / 'world'}"
+            f"world saved in {folder / 'world'}; open {folder / PAGE}; "
+            f"next: worldflow evaluate world={folder / 'world'}"
         )
     return folder / "world"
 
