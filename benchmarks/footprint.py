@@ -1,8 +1,8 @@
 """What a world of given sizes takes to train: bytes and operations, by formulas.
 
-What one layer keeps for the backward pass was counted from its operations, in bytes for each token
-and feature (times tokens, times width). S is the number of tokens of a clip; where attention spans
-frames, its mask has S x S entries.
+What one layer keeps for the backward pass was measured on single layers of widths 192 and 512, in
+bytes for each token and feature (times tokens, times width). S is the number of tokens of a clip;
+where attention spans frames, its mask has S x S entries.
 
     precision   over frames, modulated     within a frame      checkpointed
     fp32        88                         64                  20; 4
@@ -11,6 +11,7 @@ frames, its mask has S x S entries.
 Layers that are not checkpointed keep 16 bytes and 4 for each head of every token beside that, the
 statistics of norms and softmax. A stack of layers keeps 8 bytes of each token and feature at its
 ends. Under bf16 autocast the weights that are multiplied are kept once more, in 2 bytes each.
+The terms beside the table were chosen after comparing with whole worlds (`catch`, `small`).
 `benchmarks/presets.py` measures how far that holds.
 """
 
