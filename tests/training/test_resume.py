@@ -70,6 +70,7 @@ def test_it_goes_on_elsewhere_and_leaves_what_it_came_from(
     folder = resume(f"resume={bucket}", f"out={out}")
     torch.testing.assert_close(weights(folder), expected, atol=0, rtol=0)
     assert {p: p.read_bytes() for p in bucket.rglob("*") if p.is_file()} == before
+    assert (out / "report.html").is_file()
     figures = (out / "metrics.jsonl").read_text()
     assert figures == (tmp_path / "whole/metrics.jsonl").read_text()
 

@@ -13,12 +13,12 @@ from torch.utils.tensorboard import SummaryWriter
 from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.video import animation, write_video
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD, VIDEOS = "metrics.jsonl", "tensorboard", "videos"
 
 
 def video_path(run: Path, tag: str, step: int) -> Path:
     """Where the video `stage/name` of a step lies in a run's folder."""
-    return run / "videos" / f"{tag.replace('/', '_')}_{step:07d}.mp4"
+    return run / VIDEOS / f"{tag.replace('/', '_')}_{step:07d}.mp4"
 
 
 class RunLogger:

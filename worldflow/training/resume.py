@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from worldflow.config import flatten
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, DataError
 from worldflow.training.checkpoint import Progress, read_progress
+from worldflow.training.logger import METRICS, TENSORBOARD, VIDEOS
 
-SETTINGS, CHECKPOINT, METRICS = "run.json", "checkpoint.safetensors", "metrics.jsonl"
+SETTINGS, CHECKPOINT = "run.json", "checkpoint.safetensors"
 
 
 def fetch(source: Path, folder: Path) -> None:
@@ -26,6 +28,9 @@ def fetch(source: Path, folder: Path) -> None:
         return
     if not (source / CHECKPOINT).is_file():
         raise DataError(f"{source} has no {CHECKPOINT}; nothing of its run can be continued")
+    for name in (TENSORBOARD, VIDEOS):  # the report shows them
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
     for name in (METRICS, SETTINGS, CHECKPOINT):  # the checkpoint last: with it the copy is whole
         if (source / name).is_file():
             write_atomically(folder / name, (source / name).read_bytes())
