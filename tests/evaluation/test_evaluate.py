@@ -110,7 +110,7 @@ def test_errors_have_known_answers(make_dataset: Callable[..., EpisodeDataset]) 
     off = perfect.copy()
     off[1, ..., 2] = 3  # one of two samples is wrong by 3 in one of three channels
     zeros = np.zeros((2, 1, 3))
-    dreams = Dreams(off, zeros, zeros, zeros[..., None])
+    dreams = Dreams(off, zeros, zeros, zeros[..., None], zeros)
     found = errors(clips, dreams, clips.frames, context=1)
     np.testing.assert_allclose(found["dream"], [[1.5, 1.5, 1.5]])
     np.testing.assert_allclose(found["copy last frame"], [[1 / 3, 4 / 3, 9 / 3]])
