@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes, real_clips
 from worldflow.evaluation.corruptions import (
@@ -30,14 +30,9 @@ from worldflow.evaluation.corruptions import (
     unchanged,
 )
 from worldflow.evaluation.detectors.detector import Detector
-from worldflow.evaluation.detectors.ensemble import Disagreement, PredictionError, fit_members
-from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty
-from worldflow.evaluation.detectors.random_network import RandomNetworkDistillation
-from worldflow.evaluation.detectors.reconstruction import ReconstructionError
 from worldflow.evaluation.other_games import default_games, other_game, variant_clips
 from worldflow.evaluation.resampling import episode_weights, interval
 from worldflow.evaluation.roc import detection
-from worldflow.training.latents import LatentEpisodes
 from worldflow.world_model import WorldModel
 
 FRAME, WINDOW = LEVELS = ("frame", "window")
@@ -95,45 +90,6 @@ class Detected:
 
     figures: dict[str, Any]
     examples: dict[str, dict[str, np.ndarray]]
-
-
-def make_detectors(
-    config: DetectionConfig,
-    world: WorldModel,
-    dataset: EpisodeDataset,
-    folder: Path,
-    batch: int,
-    seed: int,
-    progress: bool,
-) -> list[Detector]:
-    """The world's own scores, then the baselines, which learn from the training episodes.
-
-    Args:
-        config: how long they learn.
-        world: in eval mode.
-        dataset: what the world learned from.
-        folder: of the baselines' networks and the latents that they learn from; what is there of
-            an earlier or interrupted run is used.
-        batch: clips scored at once.
-        seed: of noise, weights and order.
-        progress: show progress bars.
-    """
-    held_out = world.spec.held_out
-    held_out_episodes(dataset, held_out)  # checks that it is the same dataset
-    training = split(dataset, held_out.fraction, held_out.seed)[0]
-    updates = config.updates
-    latents = LatentEpisodes(world.codec, dataset, folder)
-    members = fit_members(
-        world, latents, dataset.lengths, training, updates, folder, seed, progress
-    )
-    return [
-        Novelty(world, batch, seed),
-        NegativeLogLikelihood(world, batch, seed),
-        ReconstructionError(world, batch),
-        RandomNetworkDistillation(dataset, training, updates, folder, batch, seed, progress),
-        Disagreement(world, members, batch),
-        PredictionError(world, members, batch),
-    ]
 
 
 def detect(

@@ -13,8 +13,9 @@ from omegaconf import MISSING
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
-from worldflow.evaluation.detection import Detected, DetectionConfig, detect, make_detectors
+from worldflow.evaluation.detection import Detected, DetectionConfig, detect
 from worldflow.evaluation.detection_report import print_detection
+from worldflow.evaluation.detectors.make import make_detectors
 from worldflow.evaluation.dream_error import dream_error_figures
 from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
 from worldflow.evaluation.output import write_evaluation
@@ -220,7 +221,7 @@ def _detect(
         return None
     folder = Path(config.out) / BASELINES
     detectors = make_detectors(
-        chosen, world, dataset, folder, config.batch, config.seed, config.progress
+        world, dataset, folder, config.batch, config.seed, chosen.updates, config.progress
     )
     detected = detect(chosen, world, dataset, detectors, config.seed, config.progress)
     figures["detection"] = detected.figures
