@@ -212,10 +212,12 @@ def _measure(
     """Each measure under each weighting (1 + resamples,), of scores (R, k) and weights (., R)."""
     if level == FRAME:
         rows = np.repeat(np.arange(len(normal)), normal.shape[1])
-        normal, strange, kept = normal.ravel(), strange.ravel(), changed.ravel()
+        normal, strange = normal.ravel(), strange.ravel()
+        kept: np.ndarray = changed.ravel()
     else:
         rows = np.arange(len(normal))
-        normal, strange, kept = normal.mean(1), strange.mean(1), changed.any(1)
+        normal, strange = normal.mean(axis=1), strange.mean(axis=1)
+        kept = np.asarray(changed.any(axis=1))
     scores = np.concatenate([normal, strange[kept]])
     labels = np.arange(len(scores)) >= len(normal)
     found = detection(scores, labels, weights[:, np.concatenate([rows, rows[kept]])])

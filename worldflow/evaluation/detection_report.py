@@ -111,8 +111,10 @@ def _rows(figures: Figures, level: str, measure: str) -> list[dict[str, str]]:
 
 
 def _bar(found: dict[str, float | None]) -> tuple[float, float, float]:
-    values = [np.nan if found[end] is None else found[end] for end in ("value", "low", "high")]
-    return float(values[0]), float(values[1]), float(values[2])
+    value, low, high = (
+        np.nan if (end := found[name]) is None else end for name in ("value", "low", "high")
+    )
+    return value, low, high
 
 
 def _text(found: dict[str, float | None] | None) -> str:

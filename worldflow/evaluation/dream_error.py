@@ -106,8 +106,10 @@ def correlations(
     }
     late = there[..., window - 1 :]
     if late.any():
-        means = [_moving_mean(values, window)[late] for values in (safe, error)]
-        found["window"] = spearman(*means, weights[:, rows[..., window - 1 :][late]])
+        kept = weights[:, rows[..., window - 1 :][late]]
+        found["window"] = spearman(
+            _moving_mean(safe, window)[late], _moving_mean(error, window)[late], kept
+        )
     each = []
     for step in range(steps):
         if valid[:, step].sum() >= FEWEST:
