@@ -26,8 +26,6 @@ from worldflow.novelty import noise_floor
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
-BASELINES = "baselines"  # folder of what the detectors beside the world learn
-
 
 @dataclass
 class DreamedWorld:
@@ -219,7 +217,7 @@ def _detect(
     chosen = config.detection
     if not chosen.enabled:
         return None
-    folder = Path(config.out) / BASELINES
+    folder = Path(config.out) / "baselines"
     detectors = make_detectors(
         world, dataset, folder, config.batch, config.seed, chosen.updates, config.progress
     )
