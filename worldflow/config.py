@@ -18,7 +18,11 @@ from worldflow.errors import ConfigError
 CONFIGS = "worldflow.configs"
 # `world=catch` sets `world.path` wherever it does not choose the file configs/world/catch.yaml.
 PATH_KEYS = {"world": "path", "data": "path", "source": "env_id", "agent": "path"}
-SHORTHANDS = {"from": "initial_world", "codec": "training.codec_mode"}
+SHORTHANDS = {
+    "from": "initial_world",
+    "codec": "training.codec_mode",
+    "detection": "detection.enabled",
+}
 # Paths too: taken as they are, whatever characters they hold.
 PLAIN_PATHS = ("src", "dst", "resume")
 

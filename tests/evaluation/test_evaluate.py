@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes, real_clips
 from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
@@ -34,30 +32,6 @@ SIZE = 32
 DISCRETE = ActionSpec("discrete", n=3)
 BOX = ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 2.0))
 NONE = ActionSpec("none")
-
-
-@pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[..., EpisodeDataset]:
-    """Makes a dataset whose frames tell where they are from: (episode, frame, 0) in every pixel."""
-
-    def make(lengths: list[int], spec: ActionSpec = DISCRETE, size: int = SIZE) -> EpisodeDataset:
-        folder = tmp_path / "data"
-        metadata = DatasetMetadata({}, spec, (size, size, 3), 8.0, 0, {})
-        writer = EpisodeWriter(folder, metadata)
-        for index, length in enumerate(lengths):
-            frames = np.zeros((length, size, size, 3), np.uint8)
-            frames[..., 0] = index
-            frames[..., 1] = np.arange(length)[:, None, None]
-            actions = np.zeros((length, *spec.shape), spec.dtype)
-            if spec.kind == "discrete":
-                actions[1:] = np.arange(length - 1) % 3
-            ended = np.arange(length) == length - 1
-            rewards = np.zeros(length, np.float32)
-            known = np.ones(length, np.bool_)
-            writer.add(index, Episode(frames, actions, rewards, ended, known, 0, truncated=False))
-        return EpisodeDataset(folder)
-
-    return make
 
 
 def test_clips_come_from_different_episodes_and_stay_inside(
@@ -110,7 +84,7 @@ def test_errors_have_known_answers(make_dataset: Callable[..., EpisodeDataset]) 
     off = perfect.copy()
     off[1, ..., 2] = 3  # one of two samples is wrong by 3 in one of three channels
     zeros = np.zeros((2, 1, 3))
-    dreams = Dreams(off, zeros, zeros, zeros[..., None])
+    dreams = Dreams(off, zeros, zeros, zeros[..., None], zeros)
     found = errors(clips, dreams, clips.frames, context=1)
     np.testing.assert_allclose(found["dream"], [[1.5, 1.5, 1.5]])
     np.testing.assert_allclose(found["copy last frame"], [[1 / 3, 4 / 3, 9 / 3]])

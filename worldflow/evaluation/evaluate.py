@@ -13,6 +13,10 @@ from omegaconf import MISSING
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
+from worldflow.evaluation.detection import Detected, DetectionConfig, detect
+from worldflow.evaluation.detection_report import print_detection
+from worldflow.evaluation.detectors.make import make_detectors
+from worldflow.evaluation.dream_error import dream_error_figures
 from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
 from worldflow.evaluation.output import write_evaluation
 from worldflow.evaluation.pixel_bits import pixel_figures
@@ -68,6 +72,7 @@ class EvaluateConfig:
         samples: dreams of each clip.
         batch: rows dreamed at once.
         strips: clips shown as pictures.
+        detection: how well strangeness is detected, and whether it tells a dream's errors.
         seed: of the choice of clips and of the noise.
         progress: show progress bars.
     """
@@ -81,6 +86,7 @@ class EvaluateConfig:
     samples: int = 4
     batch: int = 16
     strips: int = 4
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
     seed: int = 0
     progress: bool = True
 
@@ -88,6 +94,11 @@ class EvaluateConfig:
         for name in ("clips", "horizon", "samples", "batch", "strips"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.detection.enabled and self.data.unseen:
+            raise ConfigError(
+                "detection=true needs the data that the world learned from, as its baselines learn "
+                "from the training episodes; give those data and data.unseen=false"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class Evaluation:
         dreams: from the clips' first frames, under their actions.
         reconstructed: the clips through the codec, (B, T, H, W, 3) uint8.
         fps: frames a second of the source.
+        detected: how well strangeness is detected, where it was measured.
     """
 
     figures: dict[str, Any]
@@ -107,6 +119,7 @@ class Evaluation:
     dreams: Dreams
     reconstructed: np.ndarray
     fps: float
+    detected: Detected | None = None
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -134,7 +147,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     )
     reconstructed = reconstructions(world, clips, config.batch)
     figures = _figures(config, world, clips, dreams, reconstructed)
-    return Evaluation(figures, clips, dreams, reconstructed, dataset.metadata.fps)
+    detected = _detect(config, world, dataset, clips, dreams, figures)
+    return Evaluation(figures, clips, dreams, reconstructed, dataset.metadata.fps, detected)
 
 
 def main(config: EvaluateConfig) -> None:
@@ -153,6 +167,8 @@ def main(config: EvaluateConfig) -> None:
     learned = figures["score"]["explained"][EXACT[figures["score"]["lookahead"]]]
     interval = f"[{learned['low']:.3f}, {learned['high']:.3f}]"
     print(f"share of the flow's score that the denoiser explains {learned['mean']:.3f} {interval}")
+    if evaluation.detected is not None:
+        print_detection(figures["detection"], figures["dream_error"])
     print(f"written to {config.out}; open {Path(config.out) / 'report.html'}")
 
 
@@ -187,6 +203,36 @@ def _figures(
         },
         "tokens": world.tokens,
     }
+
+
+def _detect(
+    config: EvaluateConfig,
+    world: WorldModel,
+    dataset: EpisodeDataset,
+    clips: RealClips,
+    dreams: Dreams,
+    figures: dict[str, Any],
+) -> Detected | None:
+    """Adds `detection` and `dream_error` to the figures where they are asked for."""
+    chosen = config.detection
+    if not chosen.enabled:
+        return None
+    folder = Path(config.out) / "baselines"
+    detectors = make_detectors(
+        world, dataset, folder, config.batch, config.seed, chosen.updates, config.progress
+    )
+    detected = detect(chosen, world, dataset, detectors, config.seed, config.progress)
+    figures["detection"] = detected.figures
+    figures["dream_error"] = dream_error_figures(
+        clips,
+        dreams,
+        detectors,
+        world.config.context,
+        chosen.window,
+        chosen.resamples,
+        config.seed,
+    )
+    return detected
 
 
 def _listed(curve: np.ndarray) -> list[float | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldflow.data.metadata import write_atomically
+from worldflow.evaluation.detection_report import add_detection, save_examples
 from worldflow.evaluation.plots import line_chart
 from worldflow.evaluation.report import Report
 from worldflow.evaluation.strips import save_png, strip
@@ -30,6 +31,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, strips: int) -> None:
     for row in range(min(strips, len(evaluation.clips.frames))):
         save_png(folder / f"strip_{row:03d}.png", clip_strip(evaluation, row))
     write_video(folder / VIDEO, clip_video(evaluation), evaluation.fps)
+    save_examples(folder, evaluation.detected)
     report = Report("Dream beside reality")
     add_evaluation(report, evaluation.figures, folder)
     write_atomically(folder / PAGE, report.html().encode())
@@ -102,6 +104,8 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
     rows = quality | bits | nll | passes
     report.table([{"figure": name, "value": value} for name, value in rows.items()])
     add_score(report, figures["score"])
+    if "detection" in figures:
+        add_detection(report, figures["detection"], figures["dream_error"], folder)
 
 
 def add_score(report: Report, score: dict[str, Any]) -> None:

@@ -26,12 +26,14 @@ class Dreams:
         log_likelihood: of the dreamed frames, nats, (S, B, T').
         novelty: (S, B, T').
         iterations: Jacobi passes of each block, the global one first, (S, B, T', blocks).
+        uncertainty: nats, (S, B, T').
     """
 
     frames: np.ndarray
     log_likelihood: np.ndarray
     novelty: np.ndarray
     iterations: np.ndarray
+    uncertainty: np.ndarray
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
@@ -76,6 +78,7 @@ def dream(
                 steps["log_likelihood"].append(made.log_likelihood)
                 steps["novelty"].append(made.novelty)
                 steps["iterations"].append(made.jacobi_iterations)
+                steps["uncertainty"].append(made.uncertainty)
                 bar.update()
             for name, values in steps.items():
                 parts[name].append(torch.stack(values, dim=1).cpu().numpy())

@@ -38,6 +38,9 @@ class LatentEpisodes(Episodes):
         dataset: whose frames are encoded.
         folder: where the file lies, or is written.
 
+    Attributes:
+        key: a digest of the codec's weights and of the data.
+
     Raises:
         DataError: the disk has no room for it.
     """
@@ -48,12 +51,12 @@ class LatentEpisodes(Episodes):
         folder.mkdir(parents=True, exist_ok=True)
         self._starts = np.concatenate(([0], np.cumsum(dataset.lengths)))
         shape = (int(self._starts[-1]), codec.tokens, codec.config.channels)
-        key = _key(codec, dataset)
-        sums = self._found(key)
+        self.key = _key(codec, dataset)
+        sums = self._found(self.key)
         self._check_room(shape)
         self._frames = np.memmap(self._data, np.float32, "r+" if sums else "w+", shape=shape)
         sums = self._whole(sums)
-        self._encode(key, sums)
+        self._encode(self.key, sums)
         self.latents = _Slices(self._frames, self._starts)
         self.read_steps(dataset)
 

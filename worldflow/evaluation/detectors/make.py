@@ -1,0 +1,53 @@
+"""All detectors that an evaluation compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.evaluation.clips import held_out_episodes
+from worldflow.evaluation.detectors.detector import Detector
+from worldflow.evaluation.detectors.ensemble import Disagreement, PredictionError, fit_members
+from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty
+from worldflow.evaluation.detectors.random_network import RandomNetworkDistillation
+from worldflow.evaluation.detectors.reconstruction import ReconstructionError
+from worldflow.training.latents import LatentEpisodes
+from worldflow.world_model import WorldModel
+
+
+def make_detectors(
+    world: WorldModel,
+    dataset: EpisodeDataset,
+    folder: Path,
+    batch: int,
+    seed: int,
+    updates: int,
+    progress: bool,
+) -> list[Detector]:
+    """The world's own scores, then the baselines, which learn from the training episodes.
+
+    Args:
+        world: in eval mode.
+        dataset: what the world learned from.
+        folder: of the baselines' networks and the latents that they learn from; what is there of
+            an earlier or interrupted run is used.
+        batch: clips scored at once.
+        seed: of noise, weights and order.
+        updates: of each baseline network.
+        progress: show progress bars.
+    """
+    held_out = world.spec.held_out
+    held_out_episodes(dataset, held_out)  # checks that it is the same dataset
+    training = split(dataset, held_out.fraction, held_out.seed)[0]
+    latents = LatentEpisodes(world.codec, dataset, folder)
+    members = fit_members(
+        world, latents, dataset.lengths, training, updates, folder, seed, progress
+    )
+    return [
+        Novelty(world, batch, seed),
+        NegativeLogLikelihood(world, batch, seed),
+        ReconstructionError(world, batch),
+        RandomNetworkDistillation(dataset, training, updates, folder, batch, seed, progress),
+        Disagreement(world, members, batch),
+        PredictionError(world, members, batch),
+    ]
