@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from worldflow import cli
+from worldflow.actions import ActionSpec
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeWriter
+from worldflow.data.metadata import DatasetMetadata
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 
@@ -31,12 +36,17 @@ TINY_TRAINING = (
 )
 
 
-def figures_of(script: str, out: Path, *arguments: str) -> tuple[dict[str, Any], list[str]]:
-    """Run a command with `out=`: its figures, and the headers of the tables that it prints."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, f"out={out}"]
+def run_benchmark(script: str, *arguments: str) -> str:
+    """Run a command: what it prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    return result.stdout
+
+
+def figures_of(script: str, out: Path, *arguments: str) -> tuple[dict[str, Any], list[str]]:
+    """Run a command with `out=`: its figures, and the headers of the tables that it prints."""
+    lines = run_benchmark(script, *arguments, f"out={out}").splitlines()
     assert "torch" in lines[0]
     headers = [lines[i - 1] for i, line in enumerate(lines) if line.startswith("| ---")]
     figures = json.loads(out.read_text())
@@ -154,6 +164,64 @@ def test_data_measures_given_recordings(tmp_path: Path) -> None:
     )
     assert len(headers) == 3
     assert [row["recordings"] for row in figures["imported"]] == ["npz"]
+
+
+def write_episodes(folder: Path) -> None:
+    """Twenty short episodes of noise with two actions."""
+    spec, rng = ActionSpec("discrete", n=2), np.random.default_rng(0)
+    writer = EpisodeWriter(folder, DatasetMetadata({}, spec, (64, 64, 3), 8.0, 0, {}))
+    for index in range(20):
+        episode = Episode(
+            frames=rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8),
+            actions=rng.integers(0, 2, 6),
+            rewards=np.zeros(6, np.float32),
+            terminated=np.zeros(6, np.bool_),
+            known=np.arange(6) > 0,
+            seed=index,
+            truncated=True,
+        )
+        writer.add(index, episode)
+
+
+def test_joint_compares_both_ways_of_training(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "data")
+    steps = ("training.codec.steps=2", "training.flow.steps=2", "training.joint.steps=2")
+    clips = ("training.joint.batch=2", "training.joint.clip=3", "clips=2", "samples=1")
+    words = (f"data={tmp_path / 'data'}", *TINY_TRAINING, *steps, *clips)
+    run_benchmark("joint.py", *words, f"out={tmp_path / 'out'}")
+    rows = json.loads((tmp_path / "out/joint.json").read_text())["rows"]
+    assert [row["codec"] for row in rows] == ["two-stage", "joint"]
+    for row in rows:
+        bits = {
+            name: value["mean"] for name, value in row["estimates"].items() if "PSNR" not in name
+        }
+        assert len(bits) == 3 < len(row["estimates"])
+        total = bits.pop("bits per dimension")
+        assert total == pytest.approx(sum(bits.values()), rel=1e-3)
+        assert row["seconds of training"] > 0
+
+
+def test_label_gain_compares_three_worlds(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "data")
+    steps = ("training.codec.steps=2", "training.flow.steps=2", f"data={tmp_path / 'data'}")
+    cli.run("pretrain", [*TINY_TRAINING, *steps, f"out={tmp_path / 'run'}"])
+    few = "[training.flow.steps=2,training.flow.clip=3,training.flow.batch=2,world.context=1]"
+    settings = [word for word in TINY_TRAINING if word.startswith("world.")]
+    pretraining = f"pretrain=[{','.join(json.dumps(word) for word in settings)},{few[1:]}"
+    out = run_benchmark(
+        "label_gain.py",
+        f"data={tmp_path / 'data'}",
+        f"world={tmp_path / 'run/world'}",
+        pretraining,
+        "label=[beam=1,delay=0,threshold=0]",
+        f"out={tmp_path / 'out'}",
+    )
+    figures = json.loads((tmp_path / "out/label_gain.json").read_text())
+    names = [row["actions in training"] for row in figures["nll"]]
+    assert names == ["few true", "few true, others inferred", "all true"]
+    assert (figures["few"], figures["others"], figures["labelled"]) == (2, 16, 1.0)
+    assert figures["nll"][2]["more than all true"] == 0.0 <= figures["right"] <= 1.0
+    assert "were labelled" in out
 
 
 def test_presets_prints_all_tables(tmp_path: Path) -> None:
