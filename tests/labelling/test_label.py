@@ -17,8 +17,9 @@ from worldflow.actions import ActionSpec
 from worldflow.cli import main as cli
 from worldflow.config import compose_config, load_config
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.simulate import clip_noise
 from worldflow.labelling.label import LabelConfig, label
