@@ -197,7 +197,7 @@ def test_recordings_are_cut_where_they_end_and_where_they_are_long(tmp_path: Pat
     assert [part.recording for part in parts] == ["0.rec"] * 3
     again = tmp_path / "again"  # of our own store, cut anew: still parts of the same recording
     import_dataset(StoreEpisodes(tmp_path / "set"), again, ImportConfig(segment=3), progress=False)
-    assert EpisodeDataset(again).recordings.tolist() == [0] * 5
+    assert EpisodeDataset(again).recordings.tolist() == [0] * 4
 
 
 def test_unknown_actions_stay_unknown(tmp_path: Path) -> None:

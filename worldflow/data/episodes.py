@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode, EpisodeSteps
 from worldflow.data.journal import is_unfinished
-from worldflow.data.metadata import DatasetMetadata, read_metadata, write_atomically
+from worldflow.data.metadata import DatasetMetadata, check_same, read_metadata, write_atomically
 from worldflow.errors import DataError
 
 TENSORS = ("frames", "actions", "rewards", "terminated", "known")
@@ -53,19 +53,13 @@ class EpisodeWriter:
         self.metadata = metadata
         path = self.folder / "dataset.json"
         (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
+        check_same(self.folder, metadata)
         if path.exists():
-            old, new = read_metadata(self.folder).to_dict(), metadata.to_dict()
-            for name in new:
-                if old[name] != new[name]:
-                    raise DataError(
-                        f"{path}: its field {name!r} is {old[name]}, this run has {new[name]}; "
-                        "use the same settings to continue, or another output folder"
-                    )
-        elif episode_files(self.folder):
+            return
+        if episode_files(self.folder):
             raise DataError(f"{path} is missing beside episodes; use another output folder")
-        else:
-            text = json.dumps(metadata.to_dict(), indent=2, sort_keys=True) + "\n"
-            write_atomically(path, text.encode())
+        text = json.dumps(metadata.to_dict(), indent=2, sort_keys=True) + "\n"
+        write_atomically(path, text.encode())
 
     def finished_indices(self) -> list[int]:
         """Indices of the episodes already on disk, ascending."""
@@ -120,12 +114,12 @@ class EpisodeDataset:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is no folder; make a dataset: worldflow collect")
-        self.metadata = read_metadata(self.folder)
         if is_unfinished(self.folder):
             raise DataError(
                 f"{self.folder} holds an import or a labelling that did not come to its end; run "
                 "the command that began it again"
             )
+        self.metadata = read_metadata(self.folder)
         self.action_spec: ActionSpec = self.metadata.action_spec
         self.frame_shape: tuple[int, int, int] = self.metadata.frame_shape
         self.paths = episode_files(self.folder)
