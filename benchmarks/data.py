@@ -30,9 +30,9 @@ from updates import StageFigures, time_codec_updates, time_flow_updates
 
 from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.splitting import split
 from worldflow.data.formats.registry import open_recordings
 from worldflow.data.importing import import_dataset
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.training.codec_frames import FramePairs
 from worldflow.training.codec_stage import CodecStage

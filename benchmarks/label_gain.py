@@ -1,4 +1,4 @@
-"""What labels inferred from likelihoods are worth: NLL of worlds with few, inferred and all actions.
+"""What labels inferred from likelihoods are worth: NLL with few, inferred and all actions.
 
     python benchmarks/label_gain.py data=runs/data/takecover world=takecover out=runs/label_gain
 
@@ -73,9 +73,7 @@ def subset(source: EpisodeDataset, picks: np.ndarray, known: bool, folder: Path)
             if not known:
                 hidden = np.zeros_like(episode.known)
                 hidden[0] = True  # no action led to a first frame
-                episode = replace(
-                    episode, actions=np.zeros_like(episode.actions), known=hidden
-                )
+                episode = replace(episode, actions=np.zeros_like(episode.actions), known=hidden)
             writer.add(index, episode)
     return writer
 

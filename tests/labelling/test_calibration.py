@@ -221,7 +221,9 @@ def test_memory_does_not_grow_with_the_labels(
     spec, prior = ActionSpec("discrete", n=2), np.array([0.5, 0.5])
     for index in range(40):
         first = rng.uniform(0.01, 0.99, frames)
-        write(tmp_path, index, (rng.random(frames) > first).astype(int).tolist(), first.tolist(), True)
+        write(
+            tmp_path, index, (rng.random(frames) > first).astype(int).tolist(), first.tolist(), True
+        )
     peaks = []
     for count in (1, 2, 40):  # the first one also loads code
         tracemalloc.start()

@@ -22,9 +22,9 @@ from worldflow.cli import main as command
 from worldflow.codec import LatentScale, reconstruction_loss, saliency
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.splitting import split
 from worldflow.data.frames import to_float
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError
 from worldflow.testing import randomize, tiny_config
 from worldflow.training import modes

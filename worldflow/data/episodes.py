@@ -240,4 +240,3 @@ def _damaged(path: Path, reason: str) -> DataError:
         f"{path}: not a whole episode of this dataset ({reason}); delete the file and run the "
         "same worldflow collect again, which writes only what is missing"
     )
-

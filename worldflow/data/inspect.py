@@ -170,7 +170,8 @@ class Coverage:
         mean += (np.array(spec.low) + np.array(spec.high)) / 2
         return [
             f"dimension {k}: {self._least[k]:.3g} to {self._most[k]:.3g}, mean {mean[k]:.3g}, "
-            f"deviation {deviation[k]:.3g}, {self._tenths[:, k].sum()} of 10 parts of its range used"
+            f"deviation {deviation[k]:.3g}, {self._tenths[:, k].sum()} of 10 parts of its range "
+            "used"
             for k in range(len(spec.low))
         ]
 

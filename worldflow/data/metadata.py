@@ -116,8 +116,8 @@ def check_same(folder: Path, metadata: DatasetMetadata) -> None:
     for name in new:
         if old[name] != new[name]:
             raise DataError(
-                f"{path}: its field {name!r} is {old[name]}, this run has {new[name]}; use the same "
-                "settings to continue, or another output folder"
+                f"{path}: its field {name!r} is {old[name]}, this run has {new[name]}; use the "
+                "same settings to continue, or another output folder"
             )
 
 

@@ -33,8 +33,8 @@ def split(
     count = len(recordings)
     if count < 2:
         raise DataError(
-            f"a split needs two episodes or more, the dataset has {count}; add recordings, or cut a "
-            "long one into parts: data.segment=200 (frames of a part) and a new folder, out="
+            f"a split needs two episodes or more, the dataset has {count}; add recordings, or cut "
+            "a long one into parts: data.segment=200 (frames of a part) and a new folder, out="
         )
     if not 0 < held_out < 1:
         raise DataError(f"data.held_out must lie between 0 and 1, got {held_out}")

@@ -93,7 +93,9 @@ def bootstrap(
     rows = max(AT_ONCE // len(values), 1)
     for start in range(0, resamples, rows):
         some = means[start : start + rows]
-        some[:] = values[generator.integers(len(values), size=(len(some), len(values)))].mean(axis=1)
+        some[:] = values[generator.integers(len(values), size=(len(some), len(values)))].mean(
+            axis=1
+        )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     std = float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""One file with the latents of all frames, which several processes may write, and its check sums."""
+"""The file of all frames' latents, which several processes may write, and its check sums."""
 
 from __future__ import annotations
 

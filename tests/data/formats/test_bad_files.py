@@ -1,4 +1,4 @@
-"""A stranger's folder with all that can be wrong in one: each file is named, none stops the rest."""
+"""A folder with all that can be wrong in one: each file is named, none stops the rest."""
 
 from __future__ import annotations
 
