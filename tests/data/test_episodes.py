@@ -202,6 +202,17 @@ def test_reading_outside_is_an_index_error(folder: Path) -> None:
             dataset.read(*arguments)
 
 
+def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    linked = folder / "episodes" / "000001.safetensors"
+    linked.rename(tmp_path / "elsewhere.safetensors")
+    linked.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(DataError, match=r"000001\.safetensors leads out of the data folder"):
+        EpisodeDataset(folder)
+    (tmp_path / "another name").symlink_to(folder)  # the folder itself may be a link
+    linked.unlink()
+    assert len(EpisodeDataset(tmp_path / "another name")) == 1
+
+
 def test_a_dataset_of_version_1_says_what_was_true_then(folder: Path) -> None:
     path = folder / "dataset.json"
     values = json.loads(path.read_text())

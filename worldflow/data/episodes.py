@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode, EpisodeSteps
+from worldflow.data.formats.files import inside
 from worldflow.data.journal import is_unfinished
 from worldflow.data.metadata import DatasetMetadata, check_same, read_metadata, write_atomically
 from worldflow.errors import DataError
@@ -32,12 +33,14 @@ def episode_files(folder: Path) -> list[Path]:
     """The finished episode files of a dataset, in order of their index.
 
     Raises:
-        DataError: a safetensors file there has a name that no episode has.
+        DataError: a safetensors file there has a name that no episode has, or is a link that leads
+            out of the folder.
     """
     paths = list((folder / "episodes").glob("*.safetensors"))
     for path in paths:
         if not _FILE_NAME.fullmatch(path.name):
             raise DataError(f"{path}: not an episode's name (000000.safetensors); move it away")
+        inside(folder, path)
     return sorted(paths, key=lambda path: int(path.stem))
 
 
