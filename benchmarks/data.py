@@ -29,9 +29,10 @@ from timing import check_out, machine, note, print_table, timed, write_figures
 from updates import StageFigures, time_codec_updates, time_flow_updates
 
 from worldflow.config import load_config
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.formats.registry import open_recordings
 from worldflow.data.importing import import_dataset
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.training.codec_frames import FramePairs
 from worldflow.training.codec_stage import CodecStage
@@ -94,7 +95,7 @@ class Training:
         training, self._config = config.training, config
         self._numbers, self._folder = count(), folder
         seed, self._rng = training.seed, np.random.default_rng(training.seed)
-        parts = split(dataset, config.data.held_out, seed)
+        parts = split(dataset.recordings, config.data.held_out, seed)
         trained, frozen = self._world(dataset), self._world(dataset)
         frozen.codec.eval().requires_grad_(False)
         self._codec = CodecStage(trained, training.codec, dataset, *parts, seed)

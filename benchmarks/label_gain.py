@@ -24,9 +24,10 @@ from omegaconf import MISSING
 from timing import machine, print_table, read_settings, write_figures
 
 from worldflow.config import load_config
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, WorldflowError
+from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.metrics import bootstrap
 from worldflow.labelling.label import LabelConfig, label
 from worldflow.storage import load_world, save_world
@@ -129,9 +130,7 @@ def main() -> None:
     config = read_settings(LabelGain)
     folder, source, given = Path(config.out), EpisodeDataset(config.data), load_world(config.world)
     held = given.spec.held_out
-    if held is None or held.episodes != len(source):
-        raise ConfigError(f"the world {config.world} did not learn from {config.data}")
-    training, held_out = split(source, held.fraction, held.seed)
+    training, held_out = split_of(source, held)
     order = np.random.default_rng(config.seed).permutation(training)
     count = max(2, round(config.share * len(training)))
     few, others = np.sort(order[:count]), np.sort(order[count:])

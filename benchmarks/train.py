@@ -86,7 +86,7 @@ def measure(config: TrainBenchmark, data: Path, folder: Path) -> dict[str, Any]:
     """
     dataset, training = EpisodeDataset(data), config.training
     seed, updates, warmup = training.seed, config.updates, config.warmup
-    train, held_out = split(dataset, config.data.held_out, seed)
+    train, held_out = split(dataset.recordings, config.data.held_out, seed)
     spec = WorldSpec(
         action_spec=dataset.action_spec,
         frame_shape=dataset.frame_shape,

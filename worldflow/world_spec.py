@@ -42,17 +42,20 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which episodes a world did not learn from, see `worldflow.data.episodes.split`.
+    """Which episodes a world did not learn from, see `worldflow.data.splitting.split`.
 
     Attributes:
         fraction: share of the episodes.
         seed: of the split.
         episodes: how many episodes there were; a split of another number is another one.
+        recordings: how many recordings they were (parts of); None, in worlds of before that was
+            looked at: the split took each episode for a recording of its own.
     """
 
     fraction: float
     seed: int
     episodes: int
+    recordings: int | None = None
 
 
 @dataclass(frozen=True)

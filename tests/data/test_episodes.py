@@ -11,7 +11,7 @@ from safetensors.numpy import save, save_file
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import DataError
 
@@ -202,19 +202,15 @@ def test_reading_outside_is_an_index_error(folder: Path) -> None:
             dataset.read(*arguments)
 
 
-def test_split_holds_out_whole_episodes() -> None:
-    episodes = list(range(20))
-    train, held = split(episodes, 0.1, seed=0)
-    assert len(held) == 2
-    assert sorted([*train, *held]) == episodes
-    np.testing.assert_array_equal(split(episodes, 0.1, seed=0)[1], held)
-    assert any(set(split(episodes, 0.1, seed=s)[1]) != set(held) for s in range(1, 5))
-    assert [len(part) for part in split([0, 1], 0.01, seed=0)] == [1, 1]
-    assert [len(part) for part in split([0, 1], 0.99, seed=0)] == [1, 1]
-    with pytest.raises(DataError, match="two episodes"):
-        split([0], 0.5, seed=0)
-    with pytest.raises(DataError, match=r"data\.held_out"):
-        split(episodes, 1.0, seed=0)
+def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    linked = folder / "episodes" / "000001.safetensors"
+    linked.rename(tmp_path / "elsewhere.safetensors")
+    linked.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(DataError, match=r"000001\.safetensors leads out of the data folder"):
+        EpisodeDataset(folder)
+    (tmp_path / "another name").symlink_to(folder)  # the folder itself may be a link
+    linked.unlink()
+    assert len(EpisodeDataset(tmp_path / "another name")) == 1
 
 
 def test_a_dataset_of_version_1_says_what_was_true_then(folder: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.formats.base import RawEpisode, RawFrame
+from worldflow.data.formats.store import StoreEpisodes
 from worldflow.data.importing import ImportConfig, import_dataset, summary
 from worldflow.data.journal import is_unfinished
 from worldflow.data.resize import fit_frame
@@ -193,6 +194,10 @@ def test_recordings_are_cut_where_they_end_and_where_they_are_long(tmp_path: Pat
     parts = [dataset.read(k) for k in range(3)]
     assert [part.actions.tolist() for part in parts] == [[0, 1, 2], [0, 4, 5, 6], [0, 7]]
     assert [part.terminated[-1] for part in parts] == [True, False, False]
+    assert [part.recording for part in parts] == ["0.rec"] * 3
+    again = tmp_path / "again"  # of our own store, cut anew: still parts of the same recording
+    import_dataset(StoreEpisodes(tmp_path / "set"), again, ImportConfig(segment=3), progress=False)
+    assert EpisodeDataset(again).recordings.tolist() == [0] * 4
 
 
 def test_unknown_actions_stay_unknown(tmp_path: Path) -> None:

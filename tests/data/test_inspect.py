@@ -14,7 +14,7 @@ from worldflow.cli import main as cli
 from worldflow.data.convert import ConvertConfig, main
 from worldflow.data.formats.registry import open_recordings
 from worldflow.data.importing import ImportConfig
-from worldflow.data.inspect import THUMBNAIL, action_coverage, inspect
+from worldflow.data.inspect import THUMBNAIL, Coverage, inspect
 
 Store = Callable[..., Path]
 
@@ -55,16 +55,35 @@ def test_only_the_first_recordings_are_decoded(store: Store) -> None:
     assert found.sizes == {(16, 16): 2}
 
 
+def action_coverage(spec: ActionSpec, *recordings: np.ndarray) -> list[str]:
+    coverage = Coverage(spec)
+    for actions in recordings:
+        coverage.add(actions)
+    return coverage.lines()
+
+
+def test_actions_of_another_number_than_frames_are_damage(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "video"
+    main(ConvertConfig(str(store()), str(folder), "video", ImportConfig(size=16)))
+    (folder / "000001.npz").unlink()
+    (folder / "000001.csv").write_text("action\n0\n1\n")  # of 4 frames
+    found = inspect(open_recordings(folder))
+    [damage] = found.damaged
+    assert "000001.mkv: 4 frames but 2 actions" in damage
+    assert found.frames == 11
+
+
 def test_action_coverage() -> None:
     discrete = ActionSpec("discrete", n=3)
-    assert action_coverage(discrete, np.array([0, 0, 2, 0])) == [
+    assert action_coverage(discrete, np.array([0, 0]), np.array([2, 0])) == [
         "action 0: 3 (75.0%)",
         "action 1: 0 (0.0%)",
         "action 2: 1 (25.0%)",
     ]
     box = ActionSpec("box", low=(-1.0, 0.0), high=(1.0, 1.0))
     actions = np.stack((np.linspace(-0.9, 0.9, 10), np.full(10, 0.5)), axis=1)
-    first, second = action_coverage(box, actions)
+    first, second = action_coverage(box, actions[:3], actions[3:])
+    assert "mean 0.5, deviation 0, " in second and f"deviation {actions[:, 0].std():.3g}," in first
     assert "-0.9 to 0.9, mean" in first
     assert "10 of 10 parts" in first
     assert "1 of 10 parts" in second

@@ -21,8 +21,10 @@ from worldflow.actions import ActionSpec
 from worldflow.codec import Codec, CodecConfig
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.formats.base import RawEpisode, RawFrame
+from worldflow.data.formats.registry import open_recordings
 from worldflow.data.importing import ImportConfig, import_dataset
 from worldflow.data.windows import ClipSampler
+from worldflow.data.writing import WRITERS
 from worldflow.training.latents import LatentEpisodes
 
 SIZE = 64
@@ -143,5 +145,47 @@ def test_an_episode_is_what_is_held(tmp_path: Path) -> None:
     assert 2 * FRAME * RECORDING < grown["imported"] < 5 * FRAME * RECORDING
 
 
-if __name__ == "__main__":
+class Still(Generated):
+    """Recordings of frames of one colour, which every format writes fast."""
+
+    def _read(self, index: int) -> Iterator[RawFrame]:
+        frame = np.full((SIZE, SIZE, 3), index, np.uint8)
+        for t in range(self._frames):
+            yield RawFrame(t / self.fps, frame)
+
+
+def read_all(large: Path, small: Path) -> dict[str, int]:
+    """How much memory grows, in bytes, while all frames of recordings of any format are read."""
+    seen, count = [], 0
+    for folder in (small, large):  # the first one loads all code
+        raw, seen, count = open_recordings(folder), [memory("RssAnon")], 0
+        for index in range(len(raw.names)):
+            for _ in raw.open(index).read():
+                count += 1
+                if count % 50 == 0:
+                    seen.append(memory("RssAnon"))
+    return {"frames": count, "read": max(seen) - seen[0]}
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("kind", ["store", "npz", "hdf5", "video"])
+def test_every_format_is_read_frame_by_frame(tmp_path: Path, kind: str) -> None:
+    """A set ten times the memory that reading it may take, of two recordings."""
+    frames = 12_000
+    config = ImportConfig(segment=frames)
+    for name, raw in (("small", Still(1, 200)), ("large", Still(2, frames))):
+        import_dataset(raw, tmp_path / name, config, WRITERS[kind], progress=False)
+    command = [sys.executable, __file__, "read", str(tmp_path / "large"), str(tmp_path / "small")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    grown = json.loads(done.stdout)
+    assert grown["frames"] == 2 * frames
+    cache = 2**26 if kind == "hdf5" else 0  # of chunks, whatever the size of the set
+    assert grown["read"] - cache < 2 * frames * FRAME / 10
+
+
+if __name__ == "__main__" and sys.argv[1] == "read":
+    print(json.dumps(read_all(Path(sys.argv[2]), Path(sys.argv[3]))))
+elif __name__ == "__main__":
     print(json.dumps(import_and_draw(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -65,12 +65,12 @@ def test_clips_that_cannot_be(make_dataset: Callable[..., EpisodeDataset]) -> No
 def test_held_out_episodes_are_those_of_pretraining(
     make_dataset: Callable[..., EpisodeDataset],
 ) -> None:
-    from worldflow.data.episodes import split
+    from worldflow.data.splitting import split
     from worldflow.world_spec import HeldOut
 
     dataset = make_dataset([3] * 10)
     np.testing.assert_array_equal(
-        held_out_episodes(dataset, HeldOut(0.2, 5, 10)), split(dataset, 0.2, 5)[1]
+        held_out_episodes(dataset, HeldOut(0.2, 5, 10)), split(range(10), 0.2, 5)[1]
     )
     np.testing.assert_array_equal(held_out_episodes(dataset, None), np.arange(10))
     with pytest.raises(DataError, match="has 10 episodes, the world's dataset had 9"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,12 +14,13 @@ from safetensors.numpy import save
 
 from worldflow.actions import ActionSpec
 from worldflow.errors import DataError
+from worldflow.evaluation import metrics
 from worldflow.labelling.calibration import (
     MAX_TEMPER,
+    Reliability,
     calibration_error,
     fit_temper,
-    mean_nll,
-    reliability,
+    summed_nll,
     tempered,
 )
 from worldflow.labelling.picture import LEFT, SIDE, TOP, reliability_diagram
@@ -44,30 +47,35 @@ def test_the_fitted_temper_undoes_an_overconfidence(factor: float) -> None:
     true = tempered(log_prior + rng.normal(0, 2, (20_000, 3)), log_prior, 1.0)
     truth = (rng.random((20_000, 1)) > np.exp(true).cumsum(1)).sum(1).clip(max=2)
     overconfident = tempered(true, log_prior, factor)
-    temper = fit_temper(overconfident, log_prior, truth)
+    parts = [(overconfident[k::3], truth[k::3]) for k in range(3)]
+    temper = fit_temper(lambda: iter(parts), log_prior)
     assert temper == pytest.approx(1 / factor, rel=0.05)
-    for other in (0.9 * temper, 1.1 * temper):
-        nll = mean_nll(tempered(overconfident, log_prior, other), truth)
-        assert nll > mean_nll(tempered(overconfident, log_prior, temper), truth)
+    for other in (0.999 * temper, 1.001 * temper):
+        nll = summed_nll(tempered(overconfident, log_prior, other), truth)
+        assert nll > summed_nll(tempered(overconfident, log_prior, temper), truth)
 
 
 def test_a_posterior_that_is_always_right_or_always_wrong_has_a_temper_at_the_limit() -> None:
     log_posterior = np.log(np.array([[0.9, 0.1], [0.2, 0.8]]))
-    assert fit_temper(log_posterior, TWO, np.array([0, 1])) == pytest.approx(MAX_TEMPER)
-    assert fit_temper(log_posterior, TWO, np.array([1, 0])) == pytest.approx(0.0, abs=1e-9)
+    for truth, expected in (([0, 1], MAX_TEMPER), ([1, 0], 0.0)):
+        parts = [(log_posterior, np.array(truth))]
+        assert fit_temper(lambda: parts, TWO) == pytest.approx(expected, abs=1e-6)  # noqa: B023
 
 
 def test_reliability_of_known_numbers() -> None:
     posterior = np.array([[0.51, 0.49], [0.52, 0.48], [0.04, 0.96], [1.0, 0.0]])
-    rows = reliability(posterior, np.array([0, 1, 1, 0]))
+    found, truth = Reliability(2), np.array([0, 1, 1, 0])
+    for k in range(2):  # of parts, as of the whole
+        found.add(posterior[k::2], truth[k::2])
+    rows = found.rows()
     assert [row["count"] for row in rows] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert rows[0]["confidence"] == pytest.approx(0.515) and rows[0]["accuracy"] == 0.5
     assert rows[1]["accuracy"] is None
     assert rows[9]["confidence"] == pytest.approx(0.98) and rows[9]["accuracy"] == 1.0
     assert (rows[0]["low"], rows[9]["high"]) == (0.5, 1.0)
     assert calibration_error(rows) == pytest.approx(0.5 * 0.015 + 0.5 * 0.02)
-    nll = mean_nll(np.log(posterior[:3]), np.array([0, 1, 1]))
-    assert nll == pytest.approx(-np.log([0.51, 0.48, 0.96]).mean())
+    nll = summed_nll(np.log(posterior[:3]), np.array([0, 1, 1]))
+    assert nll == pytest.approx(-np.log([0.51, 0.48, 0.96]).sum())
 
 
 def test_a_calibrated_posterior_has_a_small_error() -> None:
@@ -77,6 +85,12 @@ def test_a_calibrated_posterior_has_a_small_error() -> None:
     posterior = np.stack([first, 1 - first], axis=1)
     assert calibration_error(reliability(posterior, truth)) < 0.01
     assert calibration_error(reliability(posterior, rng.integers(0, 2, 50_000))) > 0.2
+
+
+def reliability(posterior: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+    found = Reliability(posterior.shape[1])
+    found.add(posterior, truth)
+    return found.rows()
 
 
 def test_the_diagram_shows_the_bars() -> None:
@@ -193,6 +207,35 @@ def test_damaged_labels_are_named(tmp_path: Path) -> None:
     path = labels_path(tmp_path, 0)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match=r"000000\.safetensors.*delete it"):
-        read_labels(tmp_path, [0])
+        read_labels(tmp_path, 0)
     with pytest.raises(DataError, match=r"000001\.safetensors"):
-        read_labels(tmp_path, [1])
+        read_labels(tmp_path, 1)
+
+
+def test_memory_does_not_grow_with_the_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report of 40 episodes holds no more posteriors than one of 2."""
+    monkeypatch.setattr(metrics, "AT_ONCE", 1000)  # so that the bootstrap does not hide them
+    rng, frames = np.random.default_rng(0), 1000
+    spec, prior = ActionSpec("discrete", n=2), np.array([0.5, 0.5])
+    for index in range(40):
+        first = rng.uniform(0.01, 0.99, frames)
+        write(
+            tmp_path, index, (rng.random(frames) > first).astype(int).tolist(), first.tolist(), True
+        )
+    peaks = []
+    for count in (1, 2, 40):  # the first one also loads code
+        tracemalloc.start()
+        write_report(tmp_path, {"threshold": 0.9}, list(range(count)), spec, prior)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    episode = labels_path(tmp_path, 0).stat().st_size
+    assert peaks[2] < peaks[1] + episode  # all of them are 38 episodes more
+
+
+def test_resamples_are_drawn_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random(50)
+    whole = metrics.bootstrap(values)
+    monkeypatch.setattr(metrics, "AT_ONCE", 170)
+    assert metrics.bootstrap(values) == whole

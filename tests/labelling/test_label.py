@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +22,9 @@ from worldflow.actions import ActionSpec
 from worldflow.cli import main as cli
 from worldflow.config import compose_config, load_config
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.simulate import clip_noise
 from worldflow.labelling.label import LabelConfig, label
@@ -291,3 +297,58 @@ def test_the_command_line(
     assert len(EpisodeDataset(tmp_path / "out")) == len(LENGTHS)
     assert cli(["data", "label", *arguments, "beam=0"]) == 2
     assert "beam=0" in capsys.readouterr().err
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_labels_nothing_twice(
+    make: Callable[..., None], run: Run, tmp_path: Path
+) -> None:
+    """And what was killed is no dataset until the same command has brought it to its end."""
+    make()
+    source, out = EpisodeDataset(tmp_path / "src"), tmp_path / "out"
+    writer = EpisodeWriter(tmp_path / "src", source.metadata)
+    for index in range(len(LENGTHS), 12):
+        writer.add(index, source.read(index % len(LENGTHS)))
+    command = [sys.executable, "-m", "worldflow", "data", "label", str(tmp_path / "src")]
+    command += [f"world={tmp_path / 'w'}", f"out={out}", "batch=2", "progress=false"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    seen: dict[Path, int] = {}
+    for labelled in (1, 5):
+
+        def reached(labelled: int = labelled) -> bool:
+            return len(list(out.glob("episodes/*.safetensors"))) >= labelled
+
+        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not reached():
+            time.sleep(0.0005)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert all(path.stat().st_mtime_ns == when for path, when in seen.items())
+        seen = {path: path.stat().st_mtime_ns for path in out.glob("episodes/*.safetensors")}
+        assert labelled <= len(seen) < 12
+        with pytest.raises(DataError, match="a labelling that did not come to its end"):
+            EpisodeDataset(out)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in what was killed: their number decides how sums are rounded
+    try:
+        for folder in (out, tmp_path / "whole"):
+            run("candidates=64", "rounds=3", f"out={folder}")
+    finally:
+        torch.set_num_threads(threads)
+    assert all(path.stat().st_mtime_ns == when for path, when in seen.items())
+    assert len(EpisodeDataset(out)) == 12
+    before, after = contents(tmp_path / "whole"), contents(out)
+    assert before.pop("labelling.json") != after.pop("labelling.json")  # it names the folder
+    assert after == before
+
+
+def test_parts_of_a_recording_stay_parts_of_it(
+    make: Callable[..., None], run: Run, tmp_path: Path
+) -> None:
+    make()
+    source = EpisodeDataset(tmp_path / "src")
+    writer = EpisodeWriter(tmp_path / "src", source.metadata)
+    for index in (1, 3):
+        writer.add(index, replace(source.read(index), recording="a.mp4"))
+    labelled, _ = run("held_out_only=false")
+    assert [labelled.recording_of(k) for k in range(4)] == [None, "a.mp4", None, "a.mp4"]

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_runs import write_dataset
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.splitting import split
 from worldflow.testing import randomize, tiny_config
 from worldflow.training.flow_stage import FlowStage, FlowTraining
 from worldflow.training.latents import LatentEpisodes
@@ -31,7 +32,7 @@ def stage(tmp_path: Path) -> FlowStage:
     world = WorldModel(tiny_config(context=1), spec)
     randomize(world, 0)
     world.codec.eval().requires_grad_(False)
-    train, held_out = split(dataset, 0.34, 0)
+    train, held_out = split(dataset.recordings, 0.34, 0)
     config = FlowTraining(steps=5, batch=4, clip=10)
     episodes = LatentEpisodes(world.codec, dataset, tmp_path / "latents")
     return FlowStage(world, config, episodes, dataset, train, held_out, 0)

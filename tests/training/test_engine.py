@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training_runs import tiny_pretraining, write_dataset
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episodes import split
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError
 from worldflow.flow.affine import AffineHead
 from worldflow.storage import load_world
@@ -37,7 +37,7 @@ def with_engine(stage: FlowStage, accumulate: int = 1, **settings: object) -> Fl
         replace(stage.config, clip=4, accumulate=accumulate),
         stage.episodes,
         stage.dataset,
-        *split(stage.dataset, 0.34, 0),
+        *split(stage.dataset.recordings, 0.34, 0),
         0,
         engine,
     )

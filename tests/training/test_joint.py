@@ -21,9 +21,10 @@ from worldflow.actions import ActionSpec
 from worldflow.cli import main as command
 from worldflow.codec import LatentScale, reconstruction_loss, saliency
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.frames import to_float
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError
 from worldflow.testing import randomize, tiny_config
 from worldflow.training import modes
@@ -45,7 +46,7 @@ def joint_stage(folder: Path, **settings: Any) -> JointStage:
     world = WorldModel(tiny_config(context=1), spec)
     randomize(world, 0)
     config = JointTraining(**{"steps": 40, "batch": 4, "clip": 6, "warmup": 5, **settings})
-    return JointStage(world, config, dataset, *split(dataset, 0.34, 0), seed=0)
+    return JointStage(world, config, dataset, *split(dataset.recordings, 0.34, 0), seed=0)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_every_parameter_moves_and_latents_keep_their_scale(
     assert not [name for name, value in named if torch.equal(value, before[name])]
     stage.freeze()
     assert not any(p.requires_grad for p in stage.world.parameters())
-    dataset, (train, _) = stage.dataset, split(stage.dataset, 0.34, 0)
+    dataset, (train, _) = stage.dataset, split(stage.dataset.recordings, 0.34, 0)
     frames = np.concatenate([dataset.read(int(i)).frames for i in train])
     latents = stage.world.codec.encode_frames(torch.from_numpy(frames)).flatten(0, 1)
     torch.testing.assert_close(latents.mean(0), torch.zeros(2), atol=0.3, rtol=0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import DataError
 from worldflow.testing import tiny_world
-from worldflow.training import latents as module
+from worldflow.training import latent_file as module
+from worldflow.training.distributed import Ranks
 from worldflow.training.latents import LatentEpisodes
 
 LENGTHS = (5, 3, 70, 4)
@@ -125,3 +129,75 @@ def test_a_full_disk_is_named(
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"latents\.bin needs 0\.0 GB for the latents of 82 frames"):
         LatentEpisodes(codec, dataset, tmp_path / "latents")
+
+
+def test_sums_that_several_ranks_noted_before_a_kill_are_used(
+    codec: Codec, dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "latents"
+    LatentEpisodes(codec, dataset, folder)
+    whole, state = (folder / "latents.bin").read_bytes(), (folder / "latents.json").read_text()
+    key, sums = json.loads(state)["key"], json.loads(state)["sums"]
+    calls = count_encoded(monkeypatch, codec)
+    for rank, episodes in ((0, [0]), (11, [2])):  # neither had come to its second
+        part = {"key": key, "sums": {str(index): sums[index] for index in episodes}}
+        (folder / f"latents.{rank}.json").write_text(json.dumps(part))
+    stale = {"key": "another", "sums": {"1": sums[1]}}
+    (folder / "latents.7.json").write_text(json.dumps(stale))
+    (folder / "latents.json").write_text(json.dumps({"key": key, "sums": [None] * 4}))
+    LatentEpisodes(codec, dataset, folder)
+    assert sum(calls) == LENGTHS[1] + LENGTHS[3]
+    assert (folder / "latents.bin").read_bytes() == whole
+    assert sorted(path.name for path in folder.iterdir()) == ["latents.bin", "latents.json"]
+    assert (folder / "latents.json").read_text() == state
+
+
+class Threads(Ranks):
+    """Ranks that are threads of one process."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
+        super().__init__(rank, barrier.parties)
+        object.__setattr__(self, "meet", (barrier, board))
+
+    def gather(self, value: Any) -> list[Any]:
+        barrier, board = self.meet  # type: ignore[attr-defined]
+        board[self.rank] = value
+        barrier.wait(timeout=60)
+        values = [board[rank] for rank in range(self.size)]
+        barrier.wait(timeout=60)
+        return values
+
+    def share(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+
+def test_ranks_encode_a_part_each_under_the_key_of_the_main_one(
+    codec: Codec, dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if one's weights are of other bits: alone, it would take the file for a foreign one."""
+    alone = LatentEpisodes(codec, dataset, tmp_path / "alone")
+    unlike = copy.deepcopy(codec)
+    next(unlike.parameters()).data.mul_(1 + 1e-6)
+    codecs, barrier, board = [codec, unlike], threading.Barrier(2), dict[int, Any]()
+    calls = [count_encoded(monkeypatch, each) for each in codecs]
+    found: dict[int, LatentEpisodes] = {}
+
+    def open_latents(rank: int) -> None:
+        ranks = Threads(rank, barrier, board)
+        found[rank] = LatentEpisodes(codecs[rank], dataset, tmp_path / "both", ranks)
+
+    for expected in ([LENGTHS[0] + LENGTHS[2], LENGTHS[1] + LENGTHS[3]], [0, 0]):
+        threads = [threading.Thread(target=open_latents, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [sum(each) for each in calls] == expected
+        for each in calls:
+            each.clear()
+    for rank in range(2):
+        for index in range(4):
+            ours, wanted = found[rank].latents[index], alone.latents[index]
+            np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+    LatentEpisodes(codec, dataset, tmp_path / "both")  # alone, it finds what both wrote
+    assert not calls[0]

@@ -24,7 +24,8 @@ from training_runs import tiny_pretraining, write_dataset
 import worldflow
 from worldflow.actions import ActionSpec
 from worldflow.conditioning import wrong_actions
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError
 from worldflow.testing import tiny_config
 from worldflow.training.batches import Batch
@@ -57,7 +58,7 @@ def test_pretraining_makes_a_world_that_loads_and_steps(tmp_path: Path, spec: Ac
     folder = main(tiny_pretraining(tmp_path / "data", tmp_path / "run"))
     world = worldflow.load_world(folder)
     assert world.spec.reward_range == pytest.approx((1 / 7, 1.0))  # the reset frame has none
-    assert world.spec.held_out == HeldOut(0.34, 0, 6) and world.action_spec == spec
+    assert world.spec.held_out == HeldOut(0.34, 0, 6, 6) and world.action_spec == spec
     assert world.calibration.std > 0
     frames, actions = (torch.from_numpy(x) for x in (world.context.frames, world.context.actions))
     state = world.initial_state(frames, actions, torch.Generator().manual_seed(0))
@@ -145,7 +146,7 @@ def test_every_parameter_moves(tmp_path: Path, stage: FlowStage, name: str) -> N
     before = {key: value.clone() for key, value in world.named_parameters()}
     if name == "codec":
         world.codec.requires_grad_(True)
-        train, held_out = split(dataset, 0.34, 0)
+        train, held_out = split(dataset.recordings, 0.34, 0)
         config = CodecTraining(steps=2, batch=4, warmup=0)
         run: Stage = CodecStage(world, config, dataset, train, held_out, 0)
     else:
@@ -168,7 +169,7 @@ def test_frozen_latents_have_unit_scale(tmp_path: Path) -> None:
     spec = WorldSpec(dataset.action_spec, dataset.frame_shape, 8.0, {}, (0, 1), HeldOut(0.3, 0, 6))
     torch.manual_seed(0)
     world = WorldModel(tiny_config(context=1), spec)
-    train, held_out = split(dataset, 0.34, 0)
+    train, held_out = split(dataset.recordings, 0.34, 0)
     stage = CodecStage(world, CodecTraining(steps=1, batch=4), dataset, train, held_out, 0)
     for step in range(3):
         stage.update(step)
@@ -189,7 +190,7 @@ def test_the_world_learns_what_the_action_does(tmp_path: Path, stage: FlowStage)
         stage.episodes.latents[index][:] = latents
     config = FlowTraining(steps=150, batch=8, clip=8, warmup=5, learning_rate=5e-3)
     dataset = stage.dataset
-    train, held_out = split(dataset, 0.34, 0)
+    train, held_out = split(dataset.recordings, 0.34, 0)
     stage = FlowStage(stage.world, config, stage.episodes, dataset, train, held_out, 0)
     run_stage(stage, stage.world, tmp_path, Progress("flow", 0, 0.0, ""), checkpoint_every=999)
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -103,6 +104,18 @@ def test_latents_do_not_depend_on_the_number_of_ranks(runs: Path) -> None:
     frames = torch.from_numpy(EpisodeDataset(runs / "data").read(0).frames)
     latents = [load_world(runs / n / "world").codec.encode_frames(frames) for n in ("one", "ddp")]
     torch.testing.assert_close(*latents, rtol=1e-3, atol=1e-4)
+
+
+def test_both_ranks_wrote_the_latents(runs: Path) -> None:
+    """What two ranks encoded, each the half, are the latents of the saved codec."""
+    dataset, codec = EpisodeDataset(runs / "data"), load_world(runs / "ddp/world").codec
+    frames = [torch.from_numpy(dataset.read(index).frames) for index in range(len(dataset))]
+    expected = torch.cat([codec.encode_frames(each) for each in frames])
+    written = np.fromfile(runs / "ddp/latents.bin", np.float32).reshape(expected.shape)
+    torch.testing.assert_close(torch.from_numpy(written), expected, rtol=1e-4, atol=1e-5)
+    assert [path.name for path in (runs / "ddp").glob("latents*.json")] == ["latents.json"]
+    joint = (runs / name / "latents.json" for name in ("joint-ddp", "joint-fsdp"))
+    assert all(None not in json.loads(path.read_text())["sums"] for path in joint)
 
 
 def test_one_rank_continues_what_two_began(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

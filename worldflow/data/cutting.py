@@ -41,22 +41,23 @@ def cut_episodes(raw: RawEpisode, steps: Steps, cut: Cut) -> Iterator[Episode]:
             count += 1
             yield frame
 
+    recording = raw.recording or raw.name
     part = _Part()
     for index, pixels in _kept(raw.name, counted(), cut):
         if len(part.frames) == cut.segment:
-            yield part.episode(truncated=False)
+            yield part.episode(recording, truncated=False)
             part = part.rest(steps.first())
         step = steps.first() if not part.frames else steps.between(part.index, index)
         part.add(index, fit_frame(pixels, cut.size, cut.fit), step)
         if step.terminated:
-            yield part.episode(truncated=False)
+            yield part.episode(recording, truncated=False)
             part = _Part()
     if not count:
         raise DataError(f"{raw.name}: holds no frames; remove it")
     reward, terminated = steps.after(part.index, count)
     if part.frames:
         part.end(reward, terminated)
-        yield part.episode(raw.truncated)
+        yield part.episode(recording, raw.truncated)
 
 
 def _kept(name: str, frames: Iterator[RawFrame], cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
@@ -111,7 +112,7 @@ class _Part:
         part.add(self.index, self.frames[-1], first)
         return part
 
-    def episode(self, truncated: bool) -> Episode:
+    def episode(self, recording: str, truncated: bool) -> Episode:
         """What was put together."""
         return Episode(
             frames=np.stack(self.frames),
@@ -121,4 +122,5 @@ class _Part:
             known=np.array([step.known for step in self.steps], np.bool_),
             seed=0,
             truncated=truncated,
+            recording=recording,
         )

@@ -22,6 +22,8 @@ class Episode:
         known: (T,) bool; where False, the action was not recorded and `actions` holds a zero.
         seed: the seed given to the source's reset.
         truncated: whether the last frame is where a time limit cut the episode.
+        recording: name of the recording that this is a part of, which other episodes may be parts
+            of too; None: the episode is a recording of its own.
 
     Raises:
         DataError: lengths or dtypes do not fit.
@@ -34,6 +36,7 @@ class Episode:
     known: np.ndarray
     seed: int
     truncated: bool
+    recording: str | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:

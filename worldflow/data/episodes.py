@@ -2,7 +2,8 @@
 
 `actions[t]` led to `frames[t]`; `rewards[t]` and `terminated[t]` arrived with it. Index 0 of an
 episode is its reset frame, with a zero action, zero reward and `terminated` False. `known[t]` says
-whether the action was recorded; a file without it is of a time when all were.
+whether the action was recorded; a file without it is of a time when all were. An episode that is a
+part of a longer recording names it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,8 +20,9 @@ from safetensors.numpy import save
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode, EpisodeSteps
+from worldflow.data.formats.files import inside
 from worldflow.data.journal import is_unfinished
-from worldflow.data.metadata import DatasetMetadata, read_metadata, write_atomically
+from worldflow.data.metadata import DatasetMetadata, check_same, read_metadata, write_atomically
 from worldflow.errors import DataError
 
 TENSORS = ("frames", "actions", "rewards", "terminated", "known")
@@ -31,12 +33,14 @@ def episode_files(folder: Path) -> list[Path]:
     """The finished episode files of a dataset, in order of their index.
 
     Raises:
-        DataError: a safetensors file there has a name that no episode has.
+        DataError: a safetensors file there has a name that no episode has, or is a link that leads
+            out of the folder.
     """
     paths = list((folder / "episodes").glob("*.safetensors"))
     for path in paths:
         if not _FILE_NAME.fullmatch(path.name):
             raise DataError(f"{path}: not an episode's name (000000.safetensors); move it away")
+        inside(folder, path)
     return sorted(paths, key=lambda path: int(path.stem))
 
 
@@ -52,19 +56,13 @@ class EpisodeWriter:
         self.metadata = metadata
         path = self.folder / "dataset.json"
         (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
+        check_same(self.folder, metadata)
         if path.exists():
-            old, new = read_metadata(self.folder).to_dict(), metadata.to_dict()
-            for name in new:
-                if old[name] != new[name]:
-                    raise DataError(
-                        f"{path}: its field {name!r} is {old[name]}, this run has {new[name]}; "
-                        "use the same settings to continue, or another output folder"
-                    )
-        elif episode_files(self.folder):
+            return
+        if episode_files(self.folder):
             raise DataError(f"{path} is missing beside episodes; use another output folder")
-        else:
-            text = json.dumps(metadata.to_dict(), indent=2, sort_keys=True) + "\n"
-            write_atomically(path, text.encode())
+        text = json.dumps(metadata.to_dict(), indent=2, sort_keys=True) + "\n"
+        write_atomically(path, text.encode())
 
     def finished_indices(self) -> list[int]:
         """Indices of the episodes already on disk, ascending."""
@@ -89,7 +87,9 @@ class EpisodeWriter:
             )
         tensors = {name: np.ascontiguousarray(getattr(episode, name)) for name in TENSORS}
         # One metadata key only: safetensors writes several keys in a random order.
-        facts = {"seed": episode.seed, "truncated": episode.truncated}
+        facts: dict[str, Any] = {"seed": episode.seed, "truncated": episode.truncated}
+        if episode.recording is not None:
+            facts["recording"] = episode.recording
         path = self._path(index)
         write_atomically(path, save(tensors, {"episode": json.dumps(facts, sort_keys=True)}))
         return path
@@ -105,6 +105,10 @@ class EpisodeWriter:
 class EpisodeDataset:
     """A dataset folder, read lazily: opening it reads the headers of its episodes only.
 
+    Attributes:
+        lengths: frames of each episode, (E,).
+        recordings: of each episode, the number of the recording that it is (a part of), (E,).
+
     Raises:
         DataError: the folder, `dataset.json` or all episodes are missing, or a file is damaged.
     """
@@ -113,18 +117,26 @@ class EpisodeDataset:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is no folder; make a dataset: worldflow collect")
-        self.metadata = read_metadata(self.folder)
         if is_unfinished(self.folder):
             raise DataError(
-                f"{self.folder} holds an import that did not come to its end; run the command that "
-                "began it again"
+                f"{self.folder} holds an import or a labelling that did not come to its end; run "
+                "the command that began it again"
             )
+        self.metadata = read_metadata(self.folder)
         self.action_spec: ActionSpec = self.metadata.action_spec
         self.frame_shape: tuple[int, int, int] = self.metadata.frame_shape
         self.paths = episode_files(self.folder)
         if not self.paths:
             raise DataError(f"{self.folder} holds no episodes; run worldflow collect to its end")
-        self.lengths = np.array([self._length(path) for path in self.paths], dtype=np.int64)
+        headers = [self._header(path) for path in self.paths]
+        self.lengths = np.array([length for length, _ in headers], dtype=np.int64)
+        self._recordings = [name for _, name in headers]
+        numbers: dict[str | int, int] = {}
+        for index, name in enumerate(self._recordings):
+            numbers.setdefault(index if name is None else name, len(numbers))
+        self.recordings = np.array(
+            [numbers[k if name is None else name] for k, name in enumerate(self._recordings)]
+        )
 
     @property
     def steps(self) -> int:
@@ -159,7 +171,8 @@ class EpisodeDataset:
             raise _damaged(path, str(error)) from error
         arrays.setdefault("known", np.ones(stop - start, dtype=np.bool_))
         truncated = bool(facts["truncated"]) and stop == length
-        return Episode(**arrays, seed=int(facts["seed"]), truncated=truncated)
+        seed, recording = int(facts["seed"]), self._recordings[i]
+        return Episode(**arrays, seed=seed, truncated=truncated, recording=recording)
 
     def steps_of(self, i: int) -> EpisodeSteps:
         """All but the frames of the i-th episode.
@@ -176,8 +189,14 @@ class EpisodeDataset:
         arrays.setdefault("known", np.ones(int(self.lengths[i]), dtype=np.bool_))
         return EpisodeSteps(**arrays, truncated=bool(facts["truncated"]))
 
+    def recording_of(self, i: int) -> str | None:
+        """Name of the recording that the i-th episode is a part of; None: it is a whole one."""
+        return self._recordings[i]
+
     def fingerprint(self) -> str:
-        """A digest that another dataset does not share: of metadata, steps, first and last frames.
+        """A digest that another dataset does not share.
+
+        It is of the metadata, the steps, first and last frames, and which are parts of a recording.
 
         Raises:
             DataError: a file is damaged.
@@ -190,15 +209,18 @@ class EpisodeDataset:
                 digest.update(values.tobytes())
             for frame in (0, length - 1):
                 digest.update(self.read(index, frame, frame + 1).frames.tobytes())
+        if len(np.unique(self.recordings)) < len(self):
+            digest.update(self.recordings.tobytes())
         return digest.hexdigest()[:16]
 
-    def _length(self, path: Path) -> int:
-        """Frames in one episode file, its header checked against the dataset's."""
+    def _header(self, path: Path) -> tuple[int, str | None]:
+        """Length and recording of one episode file, its header checked against the dataset's."""
         try:
             with safe_open(path, framework="numpy") as file:
                 keys = set(file.keys()) | {"known"}
                 if keys != set(TENSORS) or "episode" not in (file.metadata() or {}):
                     raise _damaged(path, f"holds {sorted(file.keys())}, needs {list(TENSORS)}")
+                recording = json.loads(file.metadata()["episode"]).get("recording")
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
@@ -213,7 +235,7 @@ class EpisodeDataset:
         for name in shapes:
             if shapes[name] != expected[name] or length == 0:
                 raise _damaged(path, f"{name} is {shapes[name]}, must be {expected[name]}")
-        return int(length)
+        return int(length), None if recording is None else str(recording)
 
 
 def _damaged(path: Path, reason: str) -> DataError:
@@ -221,26 +243,3 @@ def _damaged(path: Path, reason: str) -> DataError:
         f"{path}: not a whole episode of this dataset ({reason}); delete the file and run the "
         "same worldflow collect again, which writes only what is missing"
     )
-
-
-def split(
-    dataset: EpisodeDataset | Sequence[object], held_out: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Train and held-out episode indices: whole episodes, at least one each, ascending.
-
-    Args:
-        dataset: its length is the number of episodes.
-        held_out: share of the episodes to hold out, 0 < fraction < 1.
-        seed: the same seed gives the same split.
-
-    Raises:
-        DataError: fewer than two episodes, or a fraction outside (0, 1).
-    """
-    count = len(dataset)
-    if count < 2:
-        raise DataError(f"a split needs two episodes or more, the dataset has {count}; add some")
-    if not 0 < held_out < 1:
-        raise DataError(f"data.held_out must lie between 0 and 1, got {held_out}")
-    held = min(max(round(count * held_out), 1), count - 1)
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])

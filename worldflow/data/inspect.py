@@ -17,6 +17,7 @@ from worldflow.actions import ActionSpec
 from worldflow.data.formats.base import RawDataset, RawEpisode
 from worldflow.data.formats.registry import open_recordings
 from worldflow.data.resize import fit_frame
+from worldflow.data.steps import Steps
 from worldflow.errors import ConfigError, DataError
 
 THUMBNAIL = 96
@@ -58,7 +59,7 @@ class Inspection:
         terminations: how many frames terminate.
         damaged: what is wrong with those that cannot be read.
         duplicates: names of recordings whose frames are those of an earlier one: (name, earlier).
-        coverage: of the actions, see `action_coverage`.
+        coverage: of the actions, see `Coverage`.
         sheet: rows of thumbnails, each (COLUMNS, THUMBNAIL, THUMBNAIL, 3) uint8.
     """
 
@@ -93,13 +94,15 @@ def main(config: InspectConfig) -> Inspection:
 
 def inspect(raw: RawDataset, limit: int | None = None, rows: int = 16) -> Inspection:
     """Decode recordings one frame after another and look at everything."""
-    found, actions = Inspection(), []
+    found, coverage = Inspection(), Coverage(raw.action_spec)
     seen: dict[str, str] = {}  # digest of all frames: name
     for index in tqdm(range(len(raw.names))[:limit], desc="inspect", unit="recording"):
         name = raw.names[index]
         try:
             recording = raw.open(index)
             look = _look_at(recording)
+            steps = Steps(recording, raw.action_spec, raw.alignment, "last")
+            steps.after(look.frames - 1, look.frames)  # raises where their numbers do not fit
         except DataError as error:
             found.damaged.append(str(error))
             continue
@@ -111,38 +114,66 @@ def inspect(raw: RawDataset, limit: int | None = None, rows: int = 16) -> Inspec
         if recording.terminated is not None:
             found.terminations += int(np.sum(recording.terminated))
         if recording.actions is not None:
-            actions.append(np.reshape(recording.actions, (len(recording.actions), -1)))
+            coverage.add(recording.actions)
         earlier = seen.setdefault(look.digest, name)
         if earlier != name:
             found.duplicates.append((name, earlier))
         if len(found.sheet) < rows:
             found.sheet.append(_row(look.thumbnails))
-    if actions and raw.action_spec.kind != "none":
-        found.coverage = action_coverage(raw.action_spec, np.concatenate(actions))
+    found.coverage = coverage.lines()
     return found
 
 
-def action_coverage(spec: ActionSpec, actions: np.ndarray) -> list[str]:
-    """A line for each choice of a discrete action, or for each dimension of a box.
+class Coverage:
+    """Which actions there are: how often each choice, or how each dimension of a box is filled.
 
     Args:
         spec: of the actions.
-        actions: (F, ...) of all recordings.
     """
-    if spec.kind == "discrete":
-        counts = np.bincount(actions.reshape(-1).astype(np.int64), minlength=spec.n)
-        shares = 100.0 * counts / max(counts.sum(), 1)
-        return [f"action {k}: {n} ({s:.1f}%)" for k, (n, s) in enumerate(zip(counts, shares))]  # noqa: B905
-    rows = actions.reshape(len(actions), -1).astype(np.float64)
-    lines = []
-    for k, column in enumerate(rows.T):
-        low, high = spec.low[k], spec.high[k]
-        tenths = np.clip((column - low) / (high - low) * 10, 0, 9).astype(int)
-        lines.append(
-            f"dimension {k}: {column.min():.3g} to {column.max():.3g}, mean {column.mean():.3g}, "
-            f"deviation {column.std():.3g}, {len(np.unique(tenths))} of 10 parts of its range used"
-        )
-    return lines
+
+    def __init__(self, spec: ActionSpec) -> None:
+        self._spec, self._count = spec, 0
+        self._counts = np.zeros(spec.n, np.int64)
+        shape = len(spec.low)
+        self._least, self._most = np.full(shape, np.inf), np.full(shape, -np.inf)
+        self._sums = np.zeros((2, shape))  # from the middle of the range, and its squares
+        self._tenths = np.zeros((10, shape), np.bool_)
+
+    def add(self, actions: np.ndarray) -> None:
+        """Count the actions (F, ...) of a recording."""
+        spec = self._spec
+        if spec.kind == "none" or not len(actions):
+            return
+        self._count += len(actions)
+        if spec.kind == "discrete":
+            self._counts += np.bincount(actions.reshape(-1).astype(np.int64), minlength=spec.n)
+            return
+        rows = actions.reshape(len(actions), -1).astype(np.float64)
+        low, high = np.array(spec.low), np.array(spec.high)
+        self._least = np.minimum(self._least, rows.min(axis=0))
+        self._most = np.maximum(self._most, rows.max(axis=0))
+        centred = rows - (low + high) / 2
+        self._sums += centred.sum(axis=0), np.square(centred).sum(axis=0)
+        places = np.clip((rows - low) / (high - low) * 10, 0, 9).astype(int)
+        self._tenths[places, np.arange(rows.shape[1])] = True
+
+    def lines(self) -> list[str]:
+        """A line for each choice of a discrete action, or for each dimension of a box."""
+        spec = self._spec
+        if not self._count:
+            return []
+        if spec.kind == "discrete":
+            shares = enumerate(zip(self._counts, 100.0 * self._counts / self._count, strict=True))
+            return [f"action {k}: {count} ({share:.1f}%)" for k, (count, share) in shares]
+        mean, square = self._sums / self._count
+        deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+        mean += (np.array(spec.low) + np.array(spec.high)) / 2
+        return [
+            f"dimension {k}: {self._least[k]:.3g} to {self._most[k]:.3g}, mean {mean[k]:.3g}, "
+            f"deviation {deviation[k]:.3g}, {self._tenths[:, k].sum()} of 10 parts of its range "
+            "used"
+            for k in range(len(spec.low))
+        ]
 
 
 def describe(raw: RawDataset, found: Inspection, limit: int | None) -> str:

@@ -1,4 +1,7 @@
-"""How far an import has come: `import.jsonl` beside the episodes, a line for each recording."""
+"""How far an import has come: `import.jsonl` beside the episodes, a line for each recording.
+
+A labelling has one too, for its beginning and its end; how far it has come is what it has written.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ class Journal:
         if lines[0] != head:
             raise DataError(
                 f"{self.path}: other recordings were imported into this folder, or the same with "
-                "other settings; choose another folder, or delete this one to import anew"
+                "other settings; choose another folder, or delete this one to begin anew"
             )
         self.done = [Imported(**line) for line in lines[1:] if "name" in line]
         self.finished = "finished" in lines[-1]
@@ -75,7 +78,9 @@ class Journal:
         return range(len(self.done), self._count)
 
     def begin(self) -> None:
-        """Write the first line, or drop a last one that was being written at a kill."""
+        """Write the first line, or drop a last one that was being written or tells of the end."""
+        self._lines = [line for line in self._lines if "finished" not in line]
+        self.finished = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(line) + "\n" for line in self._lines)
         write_atomically(self.path, text.encode())
@@ -99,7 +104,7 @@ class Journal:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether an import into `folder` was begun and has not come to its end."""
+    """Whether an import or a labelling was begun in `folder` and has not come to its end."""
     lines = _lines(folder / NAME)
     return bool(lines) and "finished" not in lines[-1]
 

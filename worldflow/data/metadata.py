@@ -107,6 +107,20 @@ def read_metadata(folder: Path) -> DatasetMetadata:
     return DatasetMetadata.from_dict(values, path)
 
 
+def check_same(folder: Path, metadata: DatasetMetadata) -> None:
+    """Raises DataError if `folder` holds a dataset of other metadata."""
+    path = folder / "dataset.json"
+    if not path.exists():
+        return
+    old, new = read_metadata(folder).to_dict(), metadata.to_dict()
+    for name in new:
+        if old[name] != new[name]:
+            raise DataError(
+                f"{path}: its field {name!r} is {old[name]}, this run has {new[name]}; use the "
+                "same settings to continue, or another output folder"
+            )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary name, flush to disk and rename: `path` is complete or absent."""
     temporary = path.with_name(path.name + ".partial")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.splitting import split
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import ConfigError, DataError
 from worldflow.world_spec import HeldOut
@@ -33,17 +34,33 @@ def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.n
     """Indices of the episodes that pretraining held out; of all episodes if None.
 
     Raises:
-        DataError: the dataset has another number of episodes than pretraining had.
+        DataError: see `split_of`.
     """
-    if held_out is None:
-        return np.arange(len(dataset))
+    return np.arange(len(dataset)) if held_out is None else split_of(dataset, held_out)[1]
+
+
+def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the episodes that pretraining learned from, and of those that it held out.
+
+    Raises:
+        DataError: the dataset has another number of episodes or of recordings than pretraining had.
+    """
     if len(dataset) != held_out.episodes:
         raise DataError(
             f"{dataset.folder} has {len(dataset)} episodes, the world's dataset had "
             f"{held_out.episodes}, so that it is unknown which it learned from; give that dataset, "
             "or one that the world never saw with data.unseen=true"
         )
-    return split(dataset, held_out.fraction, held_out.seed)[1]
+    recordings = dataset.recordings
+    if held_out.recordings is None:
+        recordings = np.arange(len(dataset))
+    elif len(np.unique(recordings)) != held_out.recordings:
+        raise DataError(
+            f"{dataset.folder} has parts of {len(np.unique(recordings))} recordings, the world's "
+            f"dataset had those of {held_out.recordings}, so that it is unknown which it learned "
+            "from; give that dataset, or one that the world never saw with data.unseen=true"
+        )
+    return split(recordings, held_out.fraction, held_out.seed)
 
 
 def real_clips(

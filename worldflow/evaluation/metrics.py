@@ -9,6 +9,7 @@ import numpy as np
 PEAK = 255.0
 # PSNR of equal images would be infinite, and means over it meaningless.
 PSNR_LIMIT = 100.0
+AT_ONCE = 2**20  # values drawn at a time by the bootstrap
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,13 @@ def bootstrap(
         raise ValueError(f"needs finite values of shape (n,), got shape {values.shape}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    generator = np.random.default_rng(seed)
-    means = values[generator.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    generator, means = np.random.default_rng(seed), np.empty(resamples)
+    rows = max(AT_ONCE // len(values), 1)
+    for start in range(0, resamples, rows):
+        some = means[start : start + rows]
+        some[:] = values[generator.integers(len(values), size=(len(some), len(values)))].mean(
+            axis=1
+        )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     std = float(values.std(ddof=1)) if len(values) > 1 else 0.0

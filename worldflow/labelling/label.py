@@ -16,7 +16,8 @@ from tqdm import tqdm
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.formats.store import STORE
-from worldflow.data.metadata import DatasetMetadata, write_atomically
+from worldflow.data.journal import Journal
+from worldflow.data.metadata import DatasetMetadata, check_same, write_atomically
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import held_out_episodes
@@ -113,8 +114,9 @@ def label(config: LabelConfig) -> tuple[EpisodeDataset, dict[str, Any]]:
     """Write the labelled dataset, the posteriors and the report.
 
     Episodes keep their numbers. Those already written are kept, so that an interrupted run goes on
-    where it stopped; the same settings give the same bytes, as episodes are inferred in the same
-    batches even if only one of a batch is missing.
+    where it stopped, and until it has come to its end the folder cannot be opened as a dataset. The
+    same settings give the same bytes, as episodes are inferred in the same batches even if only one
+    of a batch is missing.
 
     Returns:
         the dataset, and what `labelling.json` holds.
@@ -132,10 +134,13 @@ def label(config: LabelConfig) -> tuple[EpisodeDataset, dict[str, Any]]:
     _check_fit(world, dataset)
     infer = _inference(world, config)
     picks = held_out_episodes(dataset, world.spec.held_out if config.held_out_only else None)
-    folder = Path(config.out)
-    writer = EpisodeWriter(folder, _metadata(config, world, dataset))
-    (folder / LABELS).mkdir(exist_ok=True)
+    folder, metadata = Path(config.out), _metadata(config, world, dataset)
     indices = [int(dataset.paths[pick].stem) for pick in picks]
+    check_same(folder, metadata)  # which names the setting that differs
+    journal = Journal(folder, [str(index) for index in indices], metadata.to_dict())
+    journal.begin()
+    writer = EpisodeWriter(folder, metadata)
+    (folder / LABELS).mkdir(exist_ok=True)
     written = {i for i in writer.finished_indices() if labels_path(folder, i).is_file()}
     total, done = len(indices), len(written & set(indices))
     with tqdm(total=total, initial=done, unit="episode", disable=not config.progress) as bar:
@@ -159,6 +164,7 @@ def label(config: LabelConfig) -> tuple[EpisodeDataset, dict[str, Any]]:
     if world.action_spec.kind == "discrete":
         prior = log_prior_of(world, config.prior).exp().numpy()
     figures = write_report(folder, asdict(config), indices, world.action_spec, prior)
+    journal.finish()
     return EpisodeDataset(folder), figures
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.splitting import divides_a_recording
+from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.curves import read_metrics
 from worldflow.novelty import noise_floor
 from worldflow.training.logger import METRICS
@@ -23,6 +25,12 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
     """
     curves = sorted(read_metrics(run / METRICS).items())
     held_out = {tag: values[-1] for tag, (_, values) in curves if "held_out" in tag}
+    divided = (
+        "; they are the end of a recording whose beginning was learned from, as no whole one was "
+        "small enough, so figures are a little better than on a new recording"
+        if divides_a_recording(dataset.recordings, *split_of(dataset, world.spec.held_out))
+        else ""
+    )
     sigma = world.config.sigma
     lossy = dataset.metadata.lossy
     compression = (
@@ -34,7 +42,7 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
     return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
 
 - Source: `{json.dumps(dataset.metadata.source)}`, {len(dataset)} episodes, {dataset.steps} steps, \
-{world.spec.held_out.fraction:.0%} of the episodes held out.{compression}
+{world.spec.held_out.fraction:.0%} of the episodes held out{divided}.{compression}
 - {training}
 - Noise: sigma {sigma} at unit latent scale; its entropy, {noise_floor(sigma):.3f} nats a latent, \
 is the least NLL there can be.

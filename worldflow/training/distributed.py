@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from worldflow.errors import ConfigError
@@ -74,6 +74,27 @@ class Ranks:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def gather(self, value: Value) -> list[Value]:
+        """The value of each rank, in order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    @torch.no_grad()
+    def align(self, module: nn.Module) -> None:
+        """Give every rank the main rank's weights and buffers, none of them spread over ranks.
+
+        Machines of different kinds may round differently where each has computed them by itself.
+        """
+        if self.size == 1:
+            return
+        for value in module.state_dict().values():
+            given = value.contiguous()
+            dist.broadcast(given, src=0)
+            value.copy_(given)
+
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
@@ -91,7 +112,7 @@ def process_group() -> Iterator[Ranks]:
     elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(device=device)
     else:
-        # the others wait while the main rank imports and encodes, which may take hours
+        # the others wait while the main rank imports, which may take hours
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
         try:
             yield Ranks(dist.get_rank(), dist.get_world_size(), device)

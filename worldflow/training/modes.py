@@ -81,10 +81,10 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     else:
         codec_stage.freeze()
 
-    if engine.ranks.main:  # the others then find them written
-        warn_of_shifts(LatentEpisodes(world.codec, dataset, folder), dataset)
-    engine.ranks.share(None)
-    episodes = LatentEpisodes(world.codec, dataset, folder)
+    engine.ranks.align(world.codec)
+    episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks)
+    if engine.ranks.main:
+        warn_of_shifts(episodes, dataset)
     flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
     progress = run_stage(flow_stage, world, folder, progress, every, engine)
     return Trained(flow_stage.measured, episodes, progress)
@@ -97,9 +97,11 @@ def train_jointly(run: Run, progress: Progress) -> Trained:
     stage = JointStage(run.world, training.joint, dataset, *split, training.seed, engine)
     every = training.checkpoint_every
     progress = run_stage(stage, run.world, run.folder, progress, every, engine)
-    episodes: Episodes = stage.episodes
     if engine.ranks.main:
         stage.freeze()
-        episodes = LatentEpisodes(stage.measured.codec, dataset, run.folder)
+    codec = stage.measured.codec.eval().requires_grad_(False)
+    engine.ranks.align(codec)
+    episodes = LatentEpisodes(codec, dataset, run.folder, engine.ranks)
+    if engine.ranks.main:
         warn_of_shifts(episodes, dataset)  # the latents were others until now
     return Trained(stage.measured, episodes, progress)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
+from worldflow.data.splitting import split
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
 from worldflow.saved_config import save_config
@@ -76,9 +77,11 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     source = open_dataset(config.data, folder / "data").folder if ranks.main else None
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
-    train, held_out = split(dataset, config.data.held_out, training.seed)
+    train, held_out = split(dataset.recordings, config.data.held_out, training.seed)
     contexts = first_contexts(dataset, held_out, config.world.context)
-    spec = _spec(dataset, HeldOut(config.data.held_out, training.seed, len(dataset)))
+    recordings = len(np.unique(dataset.recordings))
+    held = HeldOut(config.data.held_out, training.seed, len(dataset), recordings)
+    spec = _spec(dataset, held)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)
         world = WorldModel(config.world, spec).to(ranks.device)

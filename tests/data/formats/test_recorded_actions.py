@@ -35,6 +35,14 @@ def test_recordings_that_do_not_go_together_are_named() -> None:
         infer_action_spec(recordings)
 
 
+def test_numbers_too_large_for_choices_are_refused() -> None:
+    """A table of a thousand million choices would fill the memory."""
+    recordings = [("a", np.array([0, 1])), ("b", np.array([0, 10**9])), ("c", np.array([5]))]
+    with pytest.raises(DataError, match=r"below 65536, but b has 1000000000.*as fractions"):
+        infer_action_spec(recordings)
+    assert infer_action_spec([("a", np.array([65_535]))]).n == 65_536
+
+
 def test_actions_are_numbers() -> None:
     assert check_actions("x", np.array([True, False])).tolist() == [1, 0]
     assert check_actions("x", np.zeros((0,))).shape == (0,)

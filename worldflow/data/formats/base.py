@@ -48,6 +48,7 @@ class RawEpisode:
         terminated: as rewards, bool.
         known: as actions, bool: whether each is recorded; None: all are.
         truncated: whether the last frame is where a time limit cut the episode.
+        recording: name of the longer recording that this is a part of; None: of none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class RawEpisode:
     terminated: np.ndarray | None = None
     known: np.ndarray | None = None
     truncated: bool = False
+    recording: str | None = None
 
 
 class RawDataset(Protocol):

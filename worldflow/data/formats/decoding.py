@@ -1,6 +1,6 @@
 """Videos decoded by PyAV: one way to open a file that may be damaged or hostile, and to read it.
 
-Frames come as they are stored: a rotation that a phone noted is not applied, alpha is dropped.
+A rotation that a phone noted is applied, in quarter turns; alpha is dropped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from worldflow.data.formats.base import RawFrame
 from worldflow.data.formats.pixels import check_size
@@ -141,7 +142,9 @@ class Video:
                         "encode it again: ffmpeg -i OLD NEW"
                     )
                 last = now
-                yield RawFrame(now, frame.to_ndarray(format="rgb24"))
+                # counter-clockwise degrees, see AVDisplayMatrix in libavutil
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                yield RawFrame(now, np.ascontiguousarray(pixels))
 
     def time_of(self, frame: Any, before: float | None) -> float:
         """When a frame is shown, in seconds on the container's clock: its pts.

@@ -15,9 +15,13 @@ def inside(root: Path, path: Path) -> Path:
     """`path`, if it lies in `root` once links are followed.
 
     Raises:
-        DataError: it leads out of the data folder.
+        DataError: it leads out of the data folder, or nowhere.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as error:  # of links that lead in a circle
+        raise DataError(f"{path}: a link that leads nowhere ({error}); remove it") from error
+    if not target.is_relative_to(root.resolve()):
         raise DataError(
             f"{path} leads out of the data folder {root}; copy the file into it, links and '..' "
             "are not followed"

@@ -9,6 +9,8 @@ import numpy as np
 from worldflow.actions import ActionSpec
 from worldflow.errors import DataError
 
+MAX_CHOICES = 65_536  # of a discrete action; larger numbers are hardly choices
+
 
 def check_actions(name: str, actions: np.ndarray) -> np.ndarray:
     """Actions (F,) or (F, D) of numbers, booleans as integers.
@@ -54,12 +56,13 @@ def infer_action_spec(recordings: Iterable[tuple[str, np.ndarray]]) -> ActionSpe
         recordings: the name of each and its actions, (F,) or (F, D) and checked by `check_actions`.
 
     Raises:
-        DataError: they differ in their number of columns, or discrete actions are negative.
+        DataError: they differ in their number of columns, or discrete actions are negative or
+            `MAX_CHOICES` and more.
     """
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     whole = True
-    first = lowest = ""
+    first = lowest = highest = ""
     for name, actions in recordings:
         if not len(actions):
             continue
@@ -67,7 +70,7 @@ def infer_action_spec(recordings: Iterable[tuple[str, np.ndarray]]) -> ActionSpe
         least, most = rows.min(axis=0).astype(float), rows.max(axis=0).astype(float)
         whole = whole and rows.dtype.kind in "iu"
         if low is None or high is None:
-            low, high, first, lowest = least, most, name, name
+            low, high, first, lowest, highest = least, most, name, name, name
             continue
         if len(low) != len(least):
             raise DataError(
@@ -75,6 +78,7 @@ def infer_action_spec(recordings: Iterable[tuple[str, np.ndarray]]) -> ActionSpe
                 "recordings in folders of their own"
             )
         lowest = name if least[0] < low[0] else lowest
+        highest = name if most[0] > high[0] else highest
         low, high = np.minimum(low, least), np.maximum(high, most)
     if low is None or high is None:
         return ActionSpec("none")
@@ -83,5 +87,10 @@ def infer_action_spec(recordings: Iterable[tuple[str, np.ndarray]]) -> ActionSpe
     if low[0] < 0:
         raise DataError(
             f"discrete actions start at 0, but {lowest} has {int(low[0])}; number them from 0"
+        )
+    if high[0] >= MAX_CHOICES:
+        raise DataError(
+            f"discrete actions are numbers below {MAX_CHOICES}, but {highest} has {int(high[0])}; "
+            "number them anew, or write them as fractions (1.0), which makes them a box"
         )
     return ActionSpec("discrete", n=int(high[0]) + 1)

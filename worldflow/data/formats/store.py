@@ -77,6 +77,7 @@ class StoreEpisodes:
             terminated=steps.terminated if metadata.has_terminations else None,
             known=steps.known,
             truncated=steps.truncated,
+            recording=dataset.recording_of(index),
         )
 
 

@@ -1,0 +1,133 @@
+"""Which episodes are held out: whole recordings, and for whole episodes what it always was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldflow.actions import ActionSpec
+from worldflow.data.episode import Episode
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
+from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import divides_a_recording, split
+from worldflow.errors import DataError
+from worldflow.evaluation.clips import held_out_episodes, split_of
+from worldflow.storage import load_world, shipped_worlds
+from worldflow.world_spec import HeldOut
+
+
+def of_before(count: int, held_out: float, seed: int) -> np.ndarray:
+    """What was held out of whole episodes when worlds that are shipped learned."""
+    held = min(max(round(count * held_out), 1), count - 1)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:held])
+
+
+def dataset_of(folder: Path, recordings: list[str | None]) -> EpisodeDataset:
+    """An episode of two frames for each name."""
+    spec = ActionSpec("discrete", n=2)
+    writer = EpisodeWriter(folder, DatasetMetadata({}, spec, (8, 8, 3), 8.0, 0, {}))
+    for index, name in enumerate(recordings):
+        frames = np.full((2, 8, 8, 3), index, np.uint8)
+        steps = np.zeros(2, np.int64), np.zeros(2, np.float32), np.zeros(2, np.bool_)
+        writer.add(index, Episode(frames, *steps, np.ones(2, np.bool_), 0, False, name))
+    return EpisodeDataset(folder)
+
+
+def test_whole_episodes_are_split() -> None:
+    episodes = list(range(20))
+    train, held = split(episodes, 0.1, seed=0)
+    assert len(held) == 2
+    assert sorted([*train, *held]) == episodes
+    np.testing.assert_array_equal(split(episodes, 0.1, seed=0)[1], held)
+    assert any(set(split(episodes, 0.1, seed=s)[1]) != set(held) for s in range(1, 5))
+    assert [len(part) for part in split([0, 1], 0.01, seed=0)] == [1, 1]
+    assert [len(part) for part in split([0, 1], 0.99, seed=0)] == [1, 1]
+    with pytest.raises(DataError, match="two episodes"):
+        split([0], 0.5, seed=0)
+    with pytest.raises(DataError, match=r"data\.held_out"):
+        split(episodes, 1.0, seed=0)
+
+
+@pytest.mark.parametrize("name", shipped_worlds())
+def test_shipped_worlds_hold_out_what_they_did(name: str) -> None:
+    held = load_world(name).spec.held_out
+    assert held.recordings is None
+
+    class Whole:
+        folder, recordings = Path("data"), np.arange(held.episodes)
+
+        def __len__(self) -> int:
+            return len(self.recordings)
+
+    expected = of_before(held.episodes, held.fraction, held.seed)
+    dataset = Whole()
+    np.testing.assert_array_equal(held_out_episodes(dataset, held), expected)  # type: ignore[arg-type]
+    # the same data collected anew, when recordings count
+    now = replace(held, recordings=held.episodes)
+    np.testing.assert_array_equal(held_out_episodes(dataset, now), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_parts_of_a_recording_stay_together(seed: int) -> None:
+    sizes = np.random.default_rng(seed).integers(1, 6, 40)
+    recordings = np.repeat(np.arange(40), sizes)
+    train, held = split(recordings, 0.2, seed)
+    assert sorted([*train, *held]) == list(range(len(recordings)))
+    assert not divides_a_recording(recordings, train, held)
+    assert 0.15 * len(recordings) < len(held) <= round(0.2 * len(recordings))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held"),
+    [
+        ([50, 1, 50], [50]),  # what fits, though little
+        ([5, 5, 5, 4], [15, 16, 17, 18]),  # none fits: the one of the fewest parts
+        ([5, 5, 5], None),  # each is a third
+    ],
+)
+def test_recordings_that_are_large(sizes: list[int], held: list[int] | None) -> None:
+    recordings = np.repeat(np.arange(len(sizes)), sizes)
+    for seed in range(5):
+        train, found = split(recordings, 0.1, seed)
+        assert not divides_a_recording(recordings, train, found)
+        if held is not None:
+            assert found.tolist() == held
+        else:
+            assert len(found) == 5
+
+
+@pytest.mark.parametrize("sizes", [[10], [10, 10]])
+def test_the_end_of_a_recording_is_held_out_where_none_is_small(sizes: list[int]) -> None:
+    recordings = np.repeat(np.arange(len(sizes)), sizes)
+    train, held = split(recordings, 0.2, seed=0)
+    wanted = round(0.2 * len(recordings))
+    assert len(held) == wanted and len(set(recordings[held])) == 1
+    last = np.flatnonzero(recordings == recordings[held[0]])[-wanted:]
+    np.testing.assert_array_equal(held, last)
+    assert divides_a_recording(recordings, train, held)
+
+
+def test_episodes_say_what_they_are_parts_of(tmp_path: Path) -> None:
+    names = ["a.mp4", "a.mp4", None, "b.mp4", None, "a.mp4"]
+    dataset = dataset_of(tmp_path / "parts", names)
+    assert [dataset.recording_of(k) for k in range(6)] == names
+    assert [dataset.read(k).recording for k in range(6)] == names
+    assert dataset.recordings.tolist() == [0, 0, 1, 2, 3, 0]
+    whole = dataset_of(tmp_path / "whole", [None] * 6)
+    assert whole.recordings.tolist() == list(range(6))
+    assert whole.fingerprint() != dataset.fingerprint()
+    named = dataset_of(tmp_path / "named", list("abcdef"))
+    assert named.fingerprint() == whole.fingerprint()  # nothing is a part, so nothing differs
+
+
+def test_a_world_says_of_how_many_recordings_it_learned(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, ["a", "a", "b", "b", "c", "c"])
+    train, held = split_of(dataset, HeldOut(0.34, 0, 6, 3))
+    assert len(held) == 2 and not divides_a_recording(dataset.recordings, train, held)
+    old = HeldOut(0.34, 0, 6)  # of before recordings counted
+    np.testing.assert_array_equal(held_out_episodes(dataset, old), of_before(6, 0.34, 0))
+    with pytest.raises(DataError, match=r"parts of 3 recordings.*those of 2"):
+        split_of(dataset, HeldOut(0.34, 0, 6, 2))

@@ -1,0 +1,74 @@
+"""What pretraining says of its data before and after it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from training_runs import SIZE, tiny_pretraining
+
+from worldflow.actions import ActionSpec
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.evaluation.clips import held_out_episodes
+from worldflow.heads import HeadsConfig
+from worldflow.storage import load_world
+from worldflow.training.completion import warn_of_shifts
+from worldflow.training.pretrain import main
+
+
+class Episodes(SimpleNamespace):
+    """A spot on a ring of 16 places that two actions move; the latents of 12 episodes."""
+
+    def __init__(self, shift: int) -> None:
+        rng, length = np.random.default_rng(0), 60
+        actions = [rng.integers(0, 2, length) for _ in range(12)]
+        places = [np.cumsum(2.0 * each - 1.0) for each in actions]
+        gaps = [(np.arange(16) - place[:, None] + 8) % 16 - 8 for place in places]
+        latents = [np.exp(-(gap**2) / 4).reshape(length, 8, 2) for gap in gaps]
+        latents = [each + 0.02 * rng.standard_normal(each.shape) for each in latents]
+        known = [np.ones(length, np.bool_) for _ in actions]
+        super().__init__(
+            latents=latents, known=known, actions=[np.roll(each, shift) for each in actions]
+        )
+
+
+class Dataset(list[int]):
+    action_spec = ActionSpec("discrete", n=2)
+
+
+@pytest.mark.parametrize(("shift", "remedy"), [(1, "led_to"), (-1, "taken_at"), (0, None)])
+def test_shifted_actions_are_warned_of(
+    shift: int, remedy: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_of_shifts(Episodes(shift), Dataset(range(12)))  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    if remedy is None:
+        assert not said
+    else:
+        assert "warning: the actions seem to be shifted" in said
+        assert f"data.alignment={remedy}" in said
+
+
+def test_the_card_says_that_one_lossy_video_was_all(tmp_path: Path) -> None:
+    """A folder of one mp4, longer than a part: its end is held out, and the codec named."""
+    (tmp_path / "videos").mkdir()
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    video = cv2.VideoWriter(str(tmp_path / "videos/a.mp4"), code, 8.0, (SIZE, SIZE))
+    frame = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    for t in range(60):
+        video.write(np.roll(cv2.blur(frame, (5, 5)), t, axis=1))
+    video.release()
+    config = tiny_pretraining(tmp_path / "videos", tmp_path / "run")
+    data = replace(config.data, size=SIZE, segment=8, held_out=0.2)
+    heads = HeadsConfig(hidden=8, reward=None, termination=None)
+    world = load_world(main(replace(config, data=data, world=replace(config.world, heads=heads))))
+    dataset = EpisodeDataset(tmp_path / "run/data")
+    assert len(dataset) == 9 and world.spec.held_out.recordings == 1
+    assert held_out_episodes(dataset, world.spec.held_out).tolist() == [7, 8]
+    card = (tmp_path / "run/world/card.md").read_text()
+    assert "The frames were mpeg4 video before: likelihoods describe that compression too." in card
+    assert "20% of the episodes held out; they are the end of a recording whose beginning" in card
