@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from worldflow.agents.algorithms import AgentConfig, PPOConfig
+from worldflow.agents.evaluation_config import EvaluationConfig
 from worldflow.agents.saved import DreamConfig
 from worldflow.agents.train import TrainAgentConfig
 from worldflow.storage import save_world
@@ -28,7 +29,7 @@ def quick(world_folder: Path, tmp_path: Path) -> Callable[..., TrainAgentConfig]
 
     def make(
         total_steps: int = 32,
-        resume: bool = False,
+        resume: bool = True,
         seed: int = 0,
         frame_stack: int = 1,
         out: str = "agent",
@@ -49,6 +50,7 @@ def quick(world_folder: Path, tmp_path: Path) -> Callable[..., TrainAgentConfig]
             total_steps=total_steps,
             out=str(tmp_path / out),
             seed=seed,
+            evaluation=EvaluationConfig(every=0),
             checkpoint_steps=16,
             resume=resume,
             device="cpu",
