@@ -34,10 +34,10 @@ def policy_entropy(model: BaseAlgorithm, observations: np.ndarray) -> np.ndarray
     seen = policy.obs_to_tensor(observations)[0]
     with torch.no_grad():
         if isinstance(policy, ActorCriticPolicy):
-            entropy = policy.get_distribution(seen).entropy()  # type: ignore[arg-type]
+            entropy = policy.get_distribution(seen).entropy()
             assert entropy is not None  # only squashed Gaussians have none
         elif isinstance(model, SAC):
-            entropy = -model.actor.action_log_prob(seen)[1]  # type: ignore[arg-type]
+            entropy = -model.actor.action_log_prob(seen)[1]
         else:
             return None
     return entropy.double().cpu().numpy().reshape(len(observations))

@@ -30,8 +30,14 @@ CHECKPOINTS = "checkpoints"
 STATE = ".npz"
 VERSION = 1
 # Of the model; those that its algorithm does not have are left out.
-COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
-COUNTERS += ("_current_progress_remaining",)
+COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_n_calls",
+    "exploration_rate",
+    "_current_progress_remaining",
+)
 BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 

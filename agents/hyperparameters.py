@@ -7,10 +7,10 @@ from typing import Any
 
 from worldflow.errors import ConfigError
 
-POSITIVE = ("n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq", "gradient_steps")
-POSITIVE += ("target_update_interval", "features_dim")
-SHARES = ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps")
-SHARES += ("exploration_final_eps", "anneal_to")
+POSITIVE = {"n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq", "gradient_steps"}
+POSITIVE |= {"target_update_interval", "features_dim"}
+SHARES = {"gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps"}
+SHARES |= {"exploration_final_eps", "anneal_to"}
 
 
 @dataclass

@@ -205,11 +205,13 @@ def test_reality_where_it_can_be_made(
         assert not Path(config.out).exists()
     world.spec.source.clear()
     save_world(world, tmp_path / "video", "of video\n")
-    config = quick(16, world=tmp_path / "video", evaluation=EvaluationConfig(**brief, real=True))
+    judged = EvaluationConfig(**brief, real=True)
+    config = quick(16, world=tmp_path / "video", out="no", evaluation=judged)
     with pytest.raises(ConfigError, match="learned from none"):
         train_agent(config)
     source = SourceConfig("worldflow/Catch-v0")
-    config = quick(world=None, source=source, evaluation=EvaluationConfig(**brief, dream=True))
+    judged = EvaluationConfig(**brief, dream=True)
+    config = quick(world=None, out="no", source=source, evaluation=judged)
     with pytest.raises(ConfigError, match="needs a world"):
         train_agent(config)
 
