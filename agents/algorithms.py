@@ -137,9 +137,11 @@ def _dqn(config: DQNConfig) -> dict[str, Any]:
 
 
 def _sac(config: SACConfig) -> dict[str, Any]:
-    chosen = {name: getattr(config, name) for name in ("ent_coef", "target_entropy")}
-    automatic = {name: "auto" if value is None else value for name, value in chosen.items()}
-    return _replay(config) | automatic
+    learned = f"auto_{config.initial_ent_coef}"
+    return _replay(config) | {
+        "ent_coef": learned if config.ent_coef is None else config.ent_coef,
+        "target_entropy": "auto" if config.target_entropy is None else config.target_entropy,
+    }
 
 
 @dataclass(frozen=True)

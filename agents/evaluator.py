@@ -39,7 +39,7 @@ class Evaluator:
 
     def __init__(self, places: Places, agent: AgentConfig, config: EvaluationConfig) -> None:
         self._config, self._frame_stack = config, agent.frame_stack
-        self._spec = places.action_spec()
+        self._spec = places.actions
         self._batches: dict[str, Batch] = {}
         self._real: RealBatch | None = None
         rows = min(config.num_envs, config.episodes)

@@ -44,7 +44,7 @@ class Hyperparameters:
             raise ConfigError(f"{where} at least 1")
         if name in SHARES and not 0.0 <= value <= 1.0:
             raise ConfigError(f"{where} 0 to 1")
-        if name == "learning_rate" and not value > 0.0:
+        if name in ("learning_rate", "initial_ent_coef") and not value > 0.0:
             raise ConfigError(f"{where} above 0")
         if name == "ent_coef" and value is not None and not value >= 0.0:
             raise ConfigError(f"{where} at least 0")
@@ -131,7 +131,7 @@ class ReplayConfig(Hyperparameters):
 
 @dataclass
 class DQNConfig(ReplayConfig):
-    """Settings of DQN (double networks, one-step targets, epsilon-greedy).
+    """Settings of DQN (a target network, one-step targets, epsilon-greedy).
 
     Attributes:
         exploration_fraction: share of `total_steps` over which epsilon falls.
@@ -152,6 +152,8 @@ class SACConfig(ReplayConfig):
 
     Attributes:
         ent_coef: weight of the entropy; learned, towards `target_entropy`, if None.
+        initial_ent_coef: where the learned weight starts. Stable-Baselines3's own 1 outweighs
+            rewards of that size for thousands of updates.
         target_entropy: nats, of the learned weight; minus the dimensions of the actions if None.
     """
 
@@ -159,4 +161,5 @@ class SACConfig(ReplayConfig):
     tau: float = 0.01
     target_update_interval: int = 1
     ent_coef: float | None = None
+    initial_ent_coef: float = 0.1
     target_entropy: float | None = None

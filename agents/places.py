@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
@@ -29,12 +30,14 @@ class Places:
         dream: horizon and temperature of the dreams.
         source: the real environment; None where there is none.
         learns_in_reality: whether the agent learns there and not in the dream.
+        actions: what an agent here does.
     """
 
     world: WorldModel | None
     dream: DreamConfig
     source: SourceConfig | None
     learns_in_reality: bool
+    actions: ActionSpec
 
     @classmethod
     def of(cls, dream: DreamConfig, source: SourceConfig | None, real: bool) -> Places:
@@ -46,7 +49,8 @@ class Places:
             real: learn in the real environment of the world.
 
         Raises:
-            ConfigError: they name nothing to learn in, or two real environments.
+            ConfigError: they name nothing to learn in, two real environments, or one that cannot
+                be made.
             WorldFormatError: the world cannot be loaded.
         """
         if real and source is not None:
@@ -59,24 +63,15 @@ class Places:
                 "nothing to learn in: give world=... to learn in a dream (with real=true: in the "
                 "game behind it), or source=... to learn in a real environment"
             )
-        world = None if dream.path is None else compile_step(load_world(dream.path))
+        if dream.path is None:
+            assert source is not None
+            with contextlib.closing(make_source(source)) as env:
+                return cls(None, dream, source, True, env.action_spec)
+        world = compile_step(load_world(dream.path))
         found = source
-        if world is not None and source is None and (real or world.spec.source.get("env_id")):
+        if source is None and (real or world.spec.source.get("env_id")):
             found = source_of(world)
-        return cls(world, dream, found, real or source is not None)
-
-    def action_spec(self) -> ActionSpec:
-        """The actions that an agent here takes.
-
-        Raises:
-            ConfigError: the real environment cannot be made.
-        """
-        if self.world is not None:
-            return self.world.action_spec
-        assert self.source is not None
-        env = make_source(self.source)
-        env.close()
-        return env.action_spec
+        return cls(world, dream, found, real or source is not None, world.action_spec)
 
     def training_env(self, agent: AgentConfig) -> VecEnv:
         """The environments that an agent learns on, wrapped as its settings say.
@@ -84,7 +79,7 @@ class Places:
         Raises:
             ConfigError: they cannot be made, or the algorithm cannot take their actions.
         """
-        check_actions(agent.algorithm, self.action_spec())
+        check_actions(agent.algorithm, self.actions)
         venv: VecEnv
         if self.learns_in_reality:
             venv = make_real_venv(self.world, agent.num_envs, agent.observation, self.source)

@@ -167,8 +167,8 @@ def load_weights(
         )
     try:
         return LOADABLE[algorithm].load(path, env=venv, device=device)
-    except ValueError as error:
-        raise ConfigError(f"{path} does not fit: {error}") from error
+    except (ValueError, AttributeError) as error:  # the latter: it is of another algorithm
+        raise ConfigError(f"{path} does not fit {algorithm}: {error}") from error
 
 
 def load_agent(folder: str | Path, device: str = "auto") -> tuple[BaseAlgorithm, AgentCard]:

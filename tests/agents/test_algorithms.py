@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -41,12 +42,18 @@ LEARNING: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 64},
     "a2c": {},
     "dqn": REPLAY,
-    "sac": REPLAY | {"target_update_interval": 1, "tau": 0.05},
+    "sac": REPLAY | {"target_update_interval": 1, "tau": 0.05, "learning_rate": 3e-3},
 }
 
 
-@pytest.mark.parametrize("observation", OBSERVATIONS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "observation"),
+    [
+        # three networks with an encoder each
+        pytest.param(*pair, marks=pytest.mark.slow if pair == ("sac", "frames") else ())
+        for pair in itertools.product(ALGORITHMS, OBSERVATIONS)
+    ],
+)
 def test_it_learns_what_the_dream_rewards(
     monkeypatch: pytest.MonkeyPatch, algorithm: str, observation: str
 ) -> None:
@@ -119,6 +126,7 @@ def test_a_critic_on_frames_weighs_state_and_action_together() -> None:
         ({"hyperparameters": {"gamma": 1.5}}, r"hyperparameters\.gamma is 1\.5"),
         ({"hyperparameters": {"learning_rate": 0.0}}, r"learning_rate is 0\.0"),
         ({"hyperparameters": {"ent_coef": -1.0}}, r"ent_coef is -1\.0"),
+        ({"algorithm": "sac", "hyperparameters": {"initial_ent_coef": 0.0}}, "initial_ent_coef"),
         ({"algorithm": "dqn", "hyperparameters": {"buffer_size": 0}}, "buffer_size is 0"),
         ({"algorithm": "dqn", "hyperparameters": {"learning_starts": -1}}, "learning_starts"),
         ({"algorithm": "dqn", "hyperparameters": PPOConfig()}, "takes a DQNConfig"),
