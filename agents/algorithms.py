@@ -1,54 +1,29 @@
-"""The learning algorithms and their settings."""
+"""The learning algorithms: what each needs, and how it is made from its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from worldflow.actions import ActionSpec
+from worldflow.agents.hyperparameters import (
+    A2CConfig,
+    DQNConfig,
+    Hyperparameters,
+    PPOConfig,
+    ReplayConfig,
+    SACConfig,
+)
+from worldflow.agents.rewards import RewardConfig
+from worldflow.config import typed_settings
 from worldflow.envs.spaces import OBSERVATIONS
 from worldflow.errors import ConfigError
-
-# Whose saved agents can act, however they were trained.
-LOADABLE: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
-
-
-@dataclass
-class PPOConfig:
-    """Settings of PPO, under Stable-Baselines3's names.
-
-    Attributes:
-        learning_rate: Adam's, falling linearly to zero where `anneal` is set.
-        anneal: whether the learning rate falls over the run.
-        n_steps: steps of each env in a rollout.
-        batch_size: samples in a minibatch; divides n_steps * num_envs.
-        n_epochs: passes over a rollout.
-        gamma: discount.
-        gae_lambda: bias against variance of the advantage.
-        clip_range: clip of the probability ratio.
-        ent_coef: weight of the entropy bonus.
-        vf_coef: weight of the value loss.
-        max_grad_norm: clip of the gradient's norm.
-        features_dim: width of the image encoder's output; on latents, of both hidden layers.
-    """
-
-    learning_rate: float = 1e-3
-    anneal: bool = True
-    n_steps: int = 64
-    batch_size: int = 128
-    n_epochs: int = 4
-    gamma: float = 0.97
-    gae_lambda: float = 0.8
-    clip_range: float = 0.2
-    ent_coef: float = 0.01
-    vf_coef: float = 0.5
-    max_grad_norm: float = 0.5
-    features_dim: int = 256
 
 
 @dataclass
@@ -56,23 +31,27 @@ class AgentConfig:
     """An agent: algorithm and what it sees.
 
     Attributes:
-        algorithm: "ppo".
-        observation: what it sees of a world: "frames", with Stable-Baselines3's `CnnPolicy`, or
-            "latents", with its `MlpPolicy` and without running the codec's decoder.
-        num_envs: imagined episodes advanced together.
+        algorithm: "ppo", "a2c", "dqn" or "sac".
+        observation: what it sees: "frames", with Stable-Baselines3's `CnnPolicy`, or "latents" of a
+            world, with its `MlpPolicy` and, in a dream, without running the codec's decoder.
+        num_envs: episodes advanced together.
         frame_stack: frames that the agent sees at once; 1 where one frame tells all.
-        hyperparameters: the algorithm's own settings.
+        reward: what is done to rewards before the agent learns from them.
+        hyperparameters: the algorithm's own settings: an instance of its dataclass in
+            `worldflow.agents.hyperparameters`, or a mapping, which becomes one; None for defaults.
+            Which dataclass it is depends on `algorithm`, so read `settings`.
 
     Raises:
-        ConfigError: algorithm or observation is unknown, or a rollout does not split into
-            minibatches.
+        ConfigError: a setting is unknown or outside its range, or a rollout of PPO does not split
+            into minibatches.
     """
 
     algorithm: str = "ppo"
     observation: str = "frames"
     num_envs: int = 16
     frame_stack: int = 1
-    hyperparameters: PPOConfig = field(default_factory=PPOConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    hyperparameters: Any = None
 
     def __post_init__(self) -> None:
         for name, known in (("algorithm", ALGORITHMS), ("observation", OBSERVATIONS)):
@@ -81,50 +60,88 @@ class AgentConfig:
         for name in ("num_envs", "frame_stack"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be at least 1")
-        rollout = self.num_envs * self.hyperparameters.n_steps
-        if rollout % self.hyperparameters.batch_size:
-            raise ConfigError(
-                f"agent.hyperparameters.batch_size is {self.hyperparameters.batch_size}; it must "
-                f"divide a rollout of num_envs * n_steps = {rollout} samples"
+        if isinstance(self.hyperparameters, Mapping):
+            self.hyperparameters = typed_settings(
+                ALGORITHMS[self.algorithm].settings, self.hyperparameters, "agent.hyperparameters"
             )
+        settings = self.settings
+        if isinstance(settings, PPOConfig):
+            rollout = self.num_envs * settings.n_steps
+            if rollout % settings.batch_size:
+                raise ConfigError(
+                    f"agent.hyperparameters.batch_size is {settings.batch_size}; it must divide a "
+                    f"rollout of num_envs * n_steps = {rollout} samples"
+                )
+
+    @property
+    def settings(self) -> Hyperparameters:
+        """The algorithm's own settings, defaults included.
+
+        Raises:
+            ConfigError: they are those of another algorithm.
+        """
+        schema = ALGORITHMS[self.algorithm].settings
+        found = schema() if self.hyperparameters is None else self.hyperparameters
+        if type(found) is not schema:
+            raise ConfigError(
+                f"agent.hyperparameters is a {type(found).__name__}, but agent.algorithm="
+                f"{self.algorithm} takes a {schema.__name__}"
+            )
+        return found
 
 
 @dataclass
 class LinearDecay:
-    """A learning rate that falls from `start` to zero.
+    """A learning rate that falls in a line from `start` to `end`.
 
     A class and not a closure, since it is saved with the agent.
     """
 
     start: float
+    end: float = 0.0
 
     def __call__(self, progress_remaining: float) -> float:
         """The rate with this share (1 to 0) of the run still to come."""
-        return self.start * progress_remaining
+        return self.end + (self.start - self.end) * progress_remaining
+
+
+def _rate(config: Hyperparameters) -> float | LinearDecay:
+    if not config.anneal:
+        return config.learning_rate
+    return LinearDecay(config.learning_rate, config.anneal_to * config.learning_rate)
+
+
+def _named(config: Hyperparameters, *names: str) -> dict[str, Any]:
+    """Settings that have the same name and meaning in Stable-Baselines3."""
+    return {name: getattr(config, name) for name in ("gamma", *names)}
 
 
 def _ppo(config: PPOConfig) -> dict[str, Any]:
-    rate = config.learning_rate
-    return {
-        "learning_rate": LinearDecay(rate) if config.anneal else rate,
-        "n_steps": config.n_steps,
-        "batch_size": config.batch_size,
-        "n_epochs": config.n_epochs,
-        "gamma": config.gamma,
-        "gae_lambda": config.gae_lambda,
-        "clip_range": config.clip_range,
-        "ent_coef": config.ent_coef,
-        "vf_coef": config.vf_coef,
-        "max_grad_norm": config.max_grad_norm,
+    names = ("n_steps", "batch_size", "n_epochs", "gae_lambda", "clip_range")
+    return _named(config, *names, "ent_coef", "vf_coef", "max_grad_norm")
+
+
+def _a2c(config: A2CConfig) -> dict[str, Any]:
+    names = ("n_steps", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
+    return _named(config, *names, "normalize_advantage")
+
+
+def _replay(config: ReplayConfig, *names: str) -> dict[str, Any]:
+    common = ("buffer_size", "learning_starts", "batch_size", "train_freq", "gradient_steps")
+    return _named(config, *common, "tau", "target_update_interval", *names)
+
+
+def _dqn(config: DQNConfig) -> dict[str, Any]:
+    exploration = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+    return _replay(config, *exploration, "max_grad_norm")
+
+
+def _sac(config: SACConfig) -> dict[str, Any]:
+    learned = f"auto_{config.initial_ent_coef}"
+    return _replay(config) | {
+        "ent_coef": learned if config.ent_coef is None else config.ent_coef,
+        "target_entropy": "auto" if config.target_entropy is None else config.target_entropy,
     }
-
-
-def _policy(observation: str, width: int) -> dict[str, Any]:
-    """The network that fits what is seen, as arguments of an algorithm's constructor."""
-    if observation == "frames":
-        extractor = {"features_extractor_kwargs": {"features_dim": width}}
-        return {"policy": "CnnPolicy", "policy_kwargs": extractor}
-    return {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [width, width]}}
 
 
 @dataclass(frozen=True)
@@ -133,14 +150,57 @@ class Algorithm:
 
     Attributes:
         learner: Stable-Baselines3's class.
+        settings: dataclass of its settings.
         arguments: what its constructor takes, from our settings.
+        actions: the kinds of actions it can take, see `worldflow.actions.ActionSpec`.
     """
 
     learner: type[BaseAlgorithm]
-    arguments: Callable[[PPOConfig], dict[str, Any]]
+    settings: type[Hyperparameters]
+    arguments: Callable[[Any], dict[str, Any]]
+    actions: tuple[str, ...]
 
 
-ALGORITHMS = {"ppo": Algorithm(PPO, _ppo)}
+DISCRETE = ("discrete", "none")  # "none" is one action for Gymnasium
+ALGORITHMS = {
+    "ppo": Algorithm(PPO, PPOConfig, _ppo, (*DISCRETE, "box")),
+    "a2c": Algorithm(A2C, A2CConfig, _a2c, (*DISCRETE, "box")),
+    "dqn": Algorithm(DQN, DQNConfig, _dqn, DISCRETE),
+    "sac": Algorithm(SAC, SACConfig, _sac, ("box",)),
+}
+# Whose saved agents can act, however they were trained.
+LOADABLE: dict[str, type[BaseAlgorithm]] = {
+    name: algorithm.learner for name, algorithm in ALGORITHMS.items()
+}
+
+
+def check_actions(algorithm: str, spec: ActionSpec) -> None:
+    """Refuse an algorithm that cannot take these actions.
+
+    Raises:
+        ConfigError: it cannot; the message names those that can.
+    """
+    if spec.kind in ALGORITHMS[algorithm].actions:
+        return
+    able = [name for name, other in ALGORITHMS.items() if spec.kind in other.actions]
+    kind = "continuous (box)" if spec.kind == "box" else "discrete"
+    raise ConfigError(
+        f"agent={algorithm} cannot take the {kind} actions of this environment; use one of "
+        f"agent={', '.join(able)}"
+    )
+
+
+def _policy(config: AgentConfig) -> dict[str, Any]:
+    """The network that fits what is seen, as arguments of an algorithm's constructor."""
+    width = config.settings.features_dim
+    if config.observation == "latents":
+        return {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [width, width]}}
+    network: dict[str, Any] = {"features_extractor_kwargs": {"features_dim": width}}
+    if config.algorithm == "sac":
+        # Stable-Baselines3's default behind a CNN is no hidden layer: a critic that adds a term of
+        # the state and one of the action, and so prefers the same action everywhere.
+        network["net_arch"] = [width, width]
+    return {"policy": "CnnPolicy", "policy_kwargs": network}
 
 
 def build(
@@ -153,6 +213,7 @@ def build(
         tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=seed,
         device=device,
-        **_policy(config.observation, config.hyperparameters.features_dim),
-        **algorithm.arguments(config.hyperparameters),
+        learning_rate=_rate(config.settings),
+        **_policy(config),
+        **algorithm.arguments(config.settings),
     )

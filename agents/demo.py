@@ -13,9 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from worldflow.agents.demo_report import write_report
-from worldflow.agents.saved import last_checkpoint
 from worldflow.agents.stages import Stage, path_setting, run_stages
-from worldflow.agents.train import TrainAgentConfig
 from worldflow.data.metadata import write_atomically
 from worldflow.envs.sources import catch
 from worldflow.evaluation.output import VIDEO
@@ -54,18 +52,14 @@ def road(config: DemoConfig) -> list[Stage]:
         # Before the agent is trained, which remembers where its world is.
         shutil.copytree(run / "world", world, dirs_exist_ok=True)
 
-    def resume(training: TrainAgentConfig) -> None:
-        training.resume = last_checkpoint(agent) is not None
-
     def stage(
         command: str,
         settings: list[str],
         paths: dict[str, Path],
-        prepare: Callable[[Any], None] | None = None,
         finish: Callable[[], None] | None = None,
     ) -> Stage:
         filled = (path_setting(key, path) for key, path in paths.items())
-        return Stage(command, (*settings, *filled), prepare, finish)
+        return Stage(command, (*settings, *filled), finish)
 
     return [
         stage("collect", config.collect, {"out": data}),
@@ -73,7 +67,7 @@ def road(config: DemoConfig) -> list[Stage]:
         stage(
             "evaluate", config.evaluate, {"world": world, "data": data, "out": out / "evaluation"}
         ),
-        stage("train-agent", config.train_agent, {"world": world, "out": agent}, prepare=resume),
+        stage("train-agent", config.train_agent, {"world": world, "out": agent}),
         stage(
             "evaluate-agent",
             config.evaluate_agent,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 from omegaconf import MISSING
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
+from worldflow.actions import ActionSpec
 from worldflow.agents.play import (
     AgentPolicy,
     Batch,
@@ -73,14 +77,16 @@ class EvaluateAgentConfig:
 
     Attributes:
         agent: the agent.
-        world: the world for the dream, and from which the real environment is known.
+        world: the world for the dream, and from which the real environment is known unless the
+            agent was trained in one.
         episodes: episodes of each of the four plays.
         seed: with the number of an episode, gives the seed from which that episode starts, apart
             from those of trainings, see `worldflow.agents.seeds`.
         num_envs: episodes that run side by side.
         deterministic: the agent takes its most probable action; otherwise it draws one.
         dream: play in the world.
-        real: play in the environment from which the world was learned.
+        real: play in the environment from which the world was learned, or in which the agent was
+            trained.
         eyes: what an agent on frames sees in reality: "raw" ones, or those that passed the world's
             "codec", as all frames of its training did. An agent on latents sees the raw frames'.
         out: where the report is written; `evaluation.json` in the agent's folder if null.
@@ -110,13 +116,16 @@ class EvaluateAgentConfig:
 def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
     """Refuse a world in which the agent was not trained, unless the user told so and it can play.
 
+    An agent that learned in a real environment without a world may play in any that fits.
+
     Args:
         card: the agent's.
         agent: its folder.
         told: the world that the user names; None for the agent's own.
     """
     path = card.world.path if told is None else told
-    if world_digest(path) == card.world_sha256:
+    assert path is not None
+    if card.world_sha256 in (None, world_digest(path)):
         return
     if card.agent.observation == "latents":
         raise ConfigError(
@@ -130,18 +139,34 @@ def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
         )
 
 
-def _check_fit(model: BaseAlgorithm, card: AgentCard, world: WorldModel) -> None:
-    *grid, channels = observation_space(world, card.agent.observation).shape
+def _check_fit(
+    model: BaseAlgorithm, card: AgentCard, space: gym.Space[Any], actions: ActionSpec
+) -> None:
+    *grid, channels = space.shape or ()
     wanted = (*grid, channels * card.agent.frame_stack)
     if card.agent.observation == "frames":  # Stable-Baselines3 turns images
         wanted = (wanted[2], *wanted[:2])
-    if model.observation_space.shape != wanted or model.action_space != action_space(
-        world.action_spec
-    ):
+    if model.observation_space.shape != wanted or model.action_space != action_space(actions):
         raise ConfigError(
             f"the agent sees {model.observation_space.shape} and acts in {model.action_space}, but "
-            f"this world gives {wanted} and takes {world.action_spec}: use the agent's own world"
+            f"this world gives {wanted} and takes {actions}: use the agent's own world"
         )
+
+
+def _open_world(card: AgentCard, config: EvaluateAgentConfig) -> WorldModel | None:
+    """The world to dream in; None for an agent that has none and plays in reality only."""
+    told = config.world.path
+    path = card.world.path if told is None else told
+    if path is None:
+        if config.dream:
+            raise ConfigError(
+                f"the agent {config.agent.path} was trained in a real environment and knows no "
+                "world: say world=... to play it in that one's dream, or dream=false"
+            )
+        return None
+    world = compile_step(load_world(path))
+    _check_world(card, config.agent.path, told)
+    return world
 
 
 def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
@@ -156,11 +181,10 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     if not (config.dream or config.real):
         raise ConfigError("dream=false and real=false leave nothing to play in")
     model, card = load_agent(config.agent.path)
-    trained, wanted = card.world, config.world
-    world = compile_step(load_world(trained.path if wanted.path is None else wanted.path))
-    _check_world(card, config.agent.path, wanted.path)
-    _check_fit(model, card, world)
-    observation = card.agent.observation
+    trained, wanted, observation = card.world, config.world, card.agent.observation
+    world = _open_world(card, config)
+    if config.eyes == "codec" and world is None:
+        raise ConfigError("eyes=codec shows frames as a world's codec does: say world=... too")
     if config.eyes == "codec" and observation == "latents":
         raise ConfigError(
             f"eyes=codec shows decoded frames, but the agent {config.agent.path} sees latents, "
@@ -168,14 +192,14 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
         )
     # For an agent that draws its actions.
     set_random_seed(episode_seed(config.seed, config.episodes))
-    policies: dict[str, Policy] = {
-        "random": RandomPolicy(world.action_spec),
-        "agent": AgentPolicy(model, config.deterministic),
-    }
     rows = min(config.num_envs, config.episodes)
     summaries: list[Summary] = []
 
-    def play(place: str, batch: Batch, eyes: Eyes | None) -> None:
+    def play(place: str, batch: Batch, actions: ActionSpec, eyes: Eyes | None) -> None:
+        policies: dict[str, Policy] = {
+            "random": RandomPolicy(actions),
+            "agent": AgentPolicy(model, config.deterministic),
+        }
         for name, policy in policies.items():
             label = f"{name} in the {place}" if place == "dream" else f"{name} in reality"
             played = play_episodes(
@@ -189,14 +213,18 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
             )
             summaries.append(Summary.of(place, name, played))
 
-    if config.dream:
-        horizon = trained.horizon if wanted.horizon is None else wanted.horizon
-        heat = trained.temperature if wanted.temperature is None else wanted.temperature
-        play("dream", DreamBatch(Imagination(world, rows, horizon, heat, observation)), None)
+    if world is not None:
+        _check_fit(model, card, observation_space(world, observation), world.action_spec)
+        if config.dream:
+            horizon = trained.horizon if wanted.horizon is None else wanted.horizon
+            heat = trained.temperature if wanted.temperature is None else wanted.temperature
+            dream = DreamBatch(Imagination(world, rows, horizon, heat, observation))
+            play("dream", dream, world.action_spec, None)
     if config.real:
-        real = make_real(world, rows, observation)
-        play("real", real, codec_eyes(world) if config.eyes == "codec" else None)
-        real.close()
+        with contextlib.closing(make_real(world, rows, observation, card.source)) as real:
+            _check_fit(model, card, real.observation_space, real.action_spec)
+            eyes = codec_eyes(world) if world is not None and config.eyes == "codec" else None
+            play("real", real, real.action_spec, eyes)
     return summaries
 
 

@@ -24,6 +24,7 @@ from worldflow.actions import ActionSpec
 from worldflow.agents.seeds import episode_generator, episode_seed
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.policies import FrameStack, draw_action
+from worldflow.envs.spaces import action_spec
 from worldflow.errors import DataError
 
 Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
@@ -34,6 +35,10 @@ Stacks are (B, H, W, 3 * frame_stack) uint8 of frames, (B, N, C * frame_stack) f
 
 Eyes = Callable[[np.ndarray], np.ndarray]
 """Frames (B, H, W, 3) uint8 to the frames that the policy sees, of the same shape."""
+
+
+Watch = Callable[[np.ndarray, np.ndarray], None]
+"""Is told the stacked observations (n, ...) of the rows that play, and their actions (n, ...)."""
 
 
 class Batch(Protocol):
@@ -78,6 +83,9 @@ class RealBatch:
     Args:
         envs: one environment a row.
 
+    Attributes:
+        observation_space: of one environment.
+
     Raises:
         DataError: their observations are neither (H, W, 3) uint8 frames nor (N, C) float32 latents,
             see `worldflow.envs.latent_observation`.
@@ -94,6 +102,7 @@ class RealBatch:
                 f"LatentObservation; got {space}"
             )
         self.num_envs = len(envs)
+        self.observation_space = space
         self._envs = list(envs)
         self._observations = np.zeros((len(envs), *shape), dtype=space.dtype)
 
@@ -114,6 +123,11 @@ class RealBatch:
             self._observations[row], rewards[row] = seen, float(reward)
             ended[row] = terminated or truncated
         return self._observations.copy(), rewards, ended
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """The actions of one environment."""
+        return action_spec(self._envs[0].action_space)
 
     def close(self) -> None:
         """Close the environments."""
@@ -163,6 +177,7 @@ def play_episodes(
     frame_stack: int = 1,
     eyes: Eyes | None = None,
     progress: str | None = None,
+    watch: Watch | None = None,
 ) -> Played:
     """Play episodes 0 .. N-1, each from its own seed and to its own end.
 
@@ -174,6 +189,7 @@ def play_episodes(
         frame_stack: frames, or latents of frames, that the policy sees at once.
         eyes: what happens to frames before the policy sees them; nothing if None.
         progress: label of a progress bar; none if None.
+        watch: is shown each step before it is taken.
 
     Raises:
         ValueError: `episodes` is less than 1.
@@ -206,7 +222,10 @@ def play_episodes(
             if observations is None or not active.any():
                 return Played(returns, lengths)
             seen = observations if eyes is None else eyes(observations)
-            actions = policy(stack.push(seen, moved & ~fresh, fresh), generators)
+            stacked = stack.push(seen, moved & ~fresh, fresh)
+            actions = policy(stacked, generators)
+            if watch is not None:
+                watch(stacked[active], actions[active])
             observations, rewards, ended = batch.step(actions, active)
             returns[playing[active]] += rewards[active]
             lengths[playing[active]] += 1

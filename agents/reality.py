@@ -1,9 +1,13 @@
-"""The real game behind a world, as an agent of that world sees it."""
+"""The real game, as an agent sees it: the one behind a world, or one that is named."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from worldflow.agents.play import Eyes, RealBatch
 from worldflow.envs.latent_observation import LatentObservation
@@ -23,28 +27,77 @@ def codec_eyes(world: WorldModel) -> Eyes:
     return see
 
 
-def make_real(world: WorldModel, num_envs: int, observation: str) -> RealBatch:
-    """The real environments from which a world was learned, seen as an agent on it sees them.
-
-    Args:
-        world: names its source; encodes the frames where latents are seen.
-        num_envs: environments side by side.
-        observation: "frames" or "latents".
+def source_of(world: WorldModel) -> SourceConfig:
+    """The real environment from which a world was learned.
 
     Raises:
-        ConfigError: the world was learned from video alone, or its frames or actions differ from
-            the environment's.
+        ConfigError: it was learned from video alone.
     """
     source = world.spec.source
     if not source.get("env_id"):
         raise ConfigError("this world was learned from no environment; set real=false")
-    envs = [make_source(SourceConfig(**source)) for _ in range(num_envs)]
-    shape, actions = envs[0].observation_space.shape, action_spec(envs[0].action_space)
+    return SourceConfig(**source)
+
+
+def real_envs(
+    world: WorldModel | None, num_envs: int, observation: str, source: SourceConfig | None = None
+) -> list[gym.Env[Any, Any]]:
+    """Real environments, seen as an agent sees them.
+
+    Args:
+        world: encodes the frames where latents are seen, and names the source where none is given;
+            None for an agent on frames that knows no world.
+        num_envs: how many.
+        observation: "frames" or "latents".
+        source: which; the world's own if None.
+
+    Raises:
+        ConfigError: neither says which, the world was learned from video alone, or its frames or
+            actions differ from the environment's.
+    """
+    if source is None:
+        if world is None:
+            raise ConfigError("which real environment? give source=... or a world")
+        source = source_of(world)
+    if observation == "latents" and world is None:
+        raise ConfigError(
+            "latents of real frames are made by a world's encoder: give world=..., or set "
+            "agent.observation=frames"
+        )
+    envs: list[gym.Env[Any, Any]] = []
+    try:
+        for _ in range(num_envs):
+            envs.append(make_source(source))
+        if world is not None:
+            _check(envs[0], source, world)
+    except BaseException:
+        for env in envs:
+            env.close()
+        raise
+    if observation == "frames" or world is None:
+        return envs
+    return [LatentObservation(env, world) for env in envs]
+
+
+def make_real(
+    world: WorldModel | None, num_envs: int, observation: str, source: SourceConfig | None = None
+) -> RealBatch:
+    """As `real_envs`, for playing a fixed set of episodes."""
+    return RealBatch(real_envs(world, num_envs, observation, source))
+
+
+def make_real_venv(
+    world: WorldModel | None, num_envs: int, observation: str, source: SourceConfig | None = None
+) -> DummyVecEnv:
+    """As `real_envs`, for learning: one after the other in this process."""
+    envs = real_envs(world, num_envs, observation, source)
+    return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
+
+
+def _check(env: gym.Env[Any, Any], source: SourceConfig, world: WorldModel) -> None:
+    shape, actions = env.observation_space.shape, action_spec(env.action_space)
     if shape != tuple(world.frame_shape) or actions != world.action_spec:
         raise ConfigError(
-            f"{source['env_id']} has frames {shape} and actions {actions}, but the world "
+            f"{source.env_id} has frames {shape} and actions {actions}, but the world "
             f"{tuple(world.frame_shape)} and {world.action_spec}"
         )
-    if observation == "frames":
-        return RealBatch(envs)
-    return RealBatch([LatentObservation(env, world) for env in envs])

@@ -1,26 +1,29 @@
-"""Agents on disk: `agent.zip` (Stable-Baselines3), `agent.yaml`, and `checkpoints/` beside them."""
+"""Agents on disk: `agent.zip` (Stable-Baselines3) and `agent.yaml`, which says what it is."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+import os
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from gymnasium.spaces import Space
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from yaml import YAMLError
 
 from worldflow.agents.algorithms import LOADABLE, AgentConfig
+from worldflow.agents.evaluation_config import EvaluationConfig
 from worldflow.data.metadata import write_atomically
+from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
 from worldflow.storage import SHIPPED
 from worldflow.storage import WEIGHTS as WORLD_WEIGHTS
 
-CARD, WEIGHTS, CHECKPOINTS = "agent.yaml", "agent.zip", "checkpoints"
+CARD, WEIGHTS = "agent.yaml", "agent.zip"
 
 
 def check_dream(horizon: int | None, temperature: float | None) -> None:
@@ -40,14 +43,14 @@ class DreamConfig:
     """The world that an agent is trained in.
 
     Attributes:
-        path: a world's name or folder.
+        path: a world's name or folder; None for an agent that knows none.
         horizon: steps after which an imagined episode is truncated. They count from the end of
             the starting context, so that a game of at most N steps is dreamed to its end with
             N - (context - 1) steps.
         temperature: factor on the noise of imagined frames.
     """
 
-    path: str = MISSING
+    path: str | None = None
     horizon: int = 1000
     temperature: float = 1.0
 
@@ -60,31 +63,51 @@ class AgentCard:
     """`agent.yaml`: what an agent is and how it came to be.
 
     Attributes:
-        world: where it was trained.
+        world: where it was trained, or whose latents it sees.
         agent: algorithm and what it sees.
         seed: seed of the training.
-        steps: imagined steps it was trained for.
-        world_sha256: digest of the world's weights, see `world_digest`.
+        steps: steps it was trained for.
+        world_sha256: digest of the world's weights, see `world_digest`; None without a world.
+        source: the real environment that it was trained in; None if that was the world.
+        evaluation: how it was judged during the training.
+        kept_steps: steps after which it had the weights that are in `agent.zip`; None while it
+            is trained.
     """
 
     world: DreamConfig = field(default_factory=DreamConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     seed: int = 0
     steps: int = 0
-    world_sha256: str = MISSING
+    world_sha256: str | None = None
+    source: SourceConfig | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    kept_steps: int | None = None
 
     @classmethod
-    def of(cls, world: DreamConfig, agent: AgentConfig, seed: int) -> AgentCard:
+    def of(
+        cls,
+        world: DreamConfig,
+        agent: AgentConfig,
+        seed: int,
+        source: SourceConfig | None = None,
+        evaluation: EvaluationConfig | None = None,
+    ) -> AgentCard:
         """The card of a training that begins; a world's folder is named by its absolute path.
 
         So the agent can be used from any working directory.
         """
-        found = replace(world, path=absolute_world(world.path))
-        return cls(found, agent, seed, world_sha256=world_digest(found.path))
+        evaluation = EvaluationConfig() if evaluation is None else evaluation
+        agent = replace(agent, hyperparameters=agent.settings)  # all of them, in writing
+        if world.path is None:
+            return cls(world, agent, seed, source=source, evaluation=evaluation)
+        path = absolute_world(world.path)
+        found, digest = replace(world, path=path), world_digest(path)
+        return cls(found, agent, seed, 0, digest, source, evaluation)
 
     def save(self, folder: Path) -> None:
         """Write `agent.yaml`, whole or not at all."""
-        write_atomically(folder / CARD, OmegaConf.to_yaml(OmegaConf.structured(self)).encode())
+        content = OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
+        write_atomically(folder / CARD, content.encode())
 
     @classmethod
     def load(cls, folder: Path) -> AgentCard:
@@ -119,22 +142,12 @@ def world_digest(name: str) -> str:
 def save_weights(model: BaseAlgorithm, path: Path) -> None:
     """Write an agent's zip file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.zip")
-    model.save(temporary)
+    temporary = path.with_name(f"{path.name}.partial")
+    with temporary.open("wb") as stream:
+        model.save(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     temporary.replace(path)
-
-
-def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
-    """Write `checkpoints/<steps>.zip` and return its path."""
-    path = folder / CHECKPOINTS / f"{model.num_timesteps:012d}.zip"
-    save_weights(model, path)
-    return path
-
-
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint with the most steps, or None where there is none yet."""
-    found = sorted((Path(folder) / CHECKPOINTS).glob("[0-9]*.zip"))
-    return found[-1] if found else None
 
 
 def load_weights(
@@ -149,12 +162,13 @@ def load_weights(
     """
     if not path.is_file():
         raise ConfigError(
-            f"{path} is missing; an agent is written there when its training ends (resume=true)"
+            f"{path} is missing; an agent is written there when its training ends; "
+            "the same worldflow train-agent command continues an unfinished one"
         )
     try:
         return LOADABLE[algorithm].load(path, env=venv, device=device)
-    except ValueError as error:
-        raise ConfigError(f"{path} does not fit: {error}") from error
+    except (ValueError, AttributeError) as error:  # the latter: it is of another algorithm
+        raise ConfigError(f"{path} does not fit {algorithm}: {error}") from error
 
 
 def load_agent(folder: str | Path, device: str = "auto") -> tuple[BaseAlgorithm, AgentCard]:

@@ -30,13 +30,11 @@ class Stage:
     Attributes:
         command: its name on the command line.
         overrides: its settings.
-        prepare: changes the configuration just before the command runs, for example to continue.
         finish: belongs to the stage and follows its command.
     """
 
     command: str
     overrides: tuple[str, ...]
-    prepare: Callable[[Any], None] | None = None
     finish: Callable[[], None] | None = None
 
     def line(self) -> str:
@@ -93,8 +91,6 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
             print(f"{heading}\n      done before, in {entry['seconds']:.0f} s", flush=True)
             continue
         print(heading, flush=True)
-        if stage.prepare is not None:
-            stage.prepare(config)
         started = time.monotonic()
         try:
             function(config)

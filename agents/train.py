@@ -1,32 +1,36 @@
-"""`worldflow train-agent`: an agent learns inside a world, never in the real environment."""
+"""`worldflow train-agent`: an agent learns inside a world, or in a real environment."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from worldflow.agents.algorithms import AgentConfig, build
-from worldflow.agents.saved import (
-    WEIGHTS,
-    AgentCard,
-    DreamConfig,
-    last_checkpoint,
-    load_weights,
-    save_checkpoint,
-    save_weights,
+from worldflow.agents.callbacks import (
+    EarlyStopError,
+    KeeperCallback,
+    StepCallback,
+    best_weights,
+    prune_best,
 )
-from worldflow.agents.sb3 import ImaginedVecEnv, wrap
+from worldflow.agents.checkpoints import last_checkpoint, restore
+from worldflow.agents.evaluation_config import PLACES, EvaluationConfig
+from worldflow.agents.evaluation_history import EvaluationHistory
+from worldflow.agents.evaluator import Evaluator
+from worldflow.agents.places import Places
+from worldflow.agents.saved import WEIGHTS, AgentCard, DreamConfig, save_weights
 from worldflow.agents.seeds import training_seed
-from worldflow.compiled import compile_step
 from worldflow.config import flatten
-from worldflow.envs.imagination import Imagination
+from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
-from worldflow.storage import load_world
+
+# What may differ when a training goes on: how far it came, and when it shall end.
+OPEN = ("steps", "kept_steps", "evaluation.stop.")
 
 
 @dataclass
@@ -34,25 +38,32 @@ class TrainAgentConfig:
     """Settings of `worldflow train-agent`.
 
     Attributes:
-        world: the world to dream in.
+        world: the world to dream in; its path may be None where `source` is given and the agent
+            sees frames.
+        source: a real environment to learn in instead of the dream.
+        real: learn in the real environment that the world was learned from.
         agent: algorithm, network and what it sees.
-        total_steps: imagined steps, over all rows; rounded up to whole rollouts.
-        out: folder of the agent, its checkpoints and its TensorBoard logs.
-        seed: from which those of the network, of the policy and of the dream's rows are drawn,
-            see `worldflow.agents.seeds`.
-        checkpoint_steps: imagined steps between two checkpoints.
-        resume: continue from the last checkpoint in `out`.
+        total_steps: steps, over all envs; rounded up to whole rollouts.
+        evaluation: how the agent is judged while it learns.
+        out: folder of the agent, its checkpoints, evaluations and TensorBoard logs.
+        seed: from which those of the network, of the policy and of the episodes are drawn, see
+            `worldflow.agents.seeds`.
+        checkpoint_steps: steps between two checkpoints.
+        resume: continue what `out` holds, if anything; otherwise refuse a folder with an agent.
         device: where the policy learns: "cpu", "cuda" or "auto".
         progress: show a progress bar.
     """
 
     world: DreamConfig = field(default_factory=DreamConfig)
+    source: SourceConfig | None = None
+    real: bool = False
     agent: AgentConfig = field(default_factory=AgentConfig)
     total_steps: int = 40_000
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     out: str = MISSING
     seed: int = 0
     checkpoint_steps: int = 10_000
-    resume: bool = False
+    resume: bool = True
     device: str = "auto"
     progress: bool = True
 
@@ -64,120 +75,116 @@ class TrainAgentConfig:
             )
 
 
-class DreamCallback(BaseCallback):
-    """Writes checkpoints, and logs how strange the world finds what it is made to dream.
-
-    An agent that exploits the world's errors shows as novelty that climbs with the return.
-
-    Args:
-        folder: the agent's folder.
-        every: imagined steps between two checkpoints.
-        bar: shows the steps done; closed by whoever made it.
-    """
-
-    def __init__(self, folder: Path, every: int, bar: tqdm) -> None:
-        super().__init__()
-        self._folder = folder
-        self._every = every
-        self._bar = bar
-        self._saved_at = 0
-
-    def _on_training_start(self) -> None:
-        self._saved_at = self.num_timesteps
-
-    def _on_rollout_start(self) -> None:
-        # Between rollouts, so that no half of one is lost by resuming.
-        if self.num_timesteps - self._saved_at >= self._every:
-            save_checkpoint(self.model, self._folder)
-            self._saved_at = self.num_timesteps
-
-    def _on_step(self) -> bool:
-        self._bar.update(self.num_timesteps - self._bar.n)
-        infos = self.locals["infos"]
-        for name in ("novelty", "uncertainty", "bits_per_dim"):
-            self.logger.record_mean(f"dream/{name}", sum(i[name] for i in infos) / len(infos))
-        return True
-
-
 def train_agent(config: TrainAgentConfig) -> Path:
-    """Train an agent in a world and save it.
+    """Train an agent and save it; continue where an earlier call was killed.
 
     Returns:
-        The agent's folder, see `worldflow.agents.saved`. A resumed run goes on with the saved
-        weights and optimiser, and starts new episodes under seeds of their own.
+        The agent's folder, see `worldflow.agents.saved`. A resumed run goes on with what
+        `worldflow.agents.checkpoints.restore` restores, and starts new episodes under seeds of
+        their own.
 
     Raises:
-        ConfigError: `out` already holds another agent, or there is nothing to resume.
+        ConfigError: the settings name nothing to learn in or contradict each other, or `out`
+            holds another agent.
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)
-    world = compile_step(load_world(config.world.path))
-    card = AgentCard.of(config.world, config.agent, config.seed)
+    places = Places.of(config.world, config.source, config.real)
+    reality = places.source if places.learns_in_reality else None
+    card = AgentCard.of(config.world, config.agent, config.seed, reality, config.evaluation)
     checkpoint = _checkpoint(config, out, card)
-    settings = card.world
-    dream = Imagination(
-        world,
-        config.agent.num_envs,
-        settings.horizon,
-        settings.temperature,
-        config.agent.observation,
-    )
-    venv = wrap(ImaginedVecEnv(dream), config.agent.frame_stack)
-    if checkpoint is None:
+    evaluator = None
+    venv = places.training_env(config.agent)
+    try:
+        if config.evaluation.every > 0:
+            evaluator = Evaluator(places, config.agent, config.evaluation)
         out.mkdir(parents=True, exist_ok=True)
-        card.save(out)
+        if checkpoint is None:
+            card.save(out)
         seed = training_seed(config.seed, 0)
         model = build(config.agent, venv, seed, config.device, out / "tensorboard")
-    else:
-        model = load_weights(config.agent.algorithm, checkpoint, venv, config.device)
-        model.tensorboard_log = str(out / "tensorboard")
-        # Not the seeds of the start: that would repeat the same dreams.
-        model.set_random_seed(training_seed(config.seed, model.num_timesteps))
-    _learn(model, config, out)
-    card.steps = model.num_timesteps
-    card.save(out)
-    venv.close()
+        if checkpoint is not None:
+            restore(model, checkpoint)
+            # Not the seeds of the start: that would repeat the same episodes.
+            model.set_random_seed(training_seed(config.seed, model.num_timesteps))
+        history = EvaluationHistory(out, model.num_timesteps)
+        prune_best(out, history, config.evaluation.keep)
+        keeper = KeeperCallback(out, config.checkpoint_steps, evaluator, config.evaluation, history)
+        _learn(model, config, keeper, history)
+        card.steps = model.num_timesteps
+        card.kept_steps = _keep(model, config, out, history)
+        card.save(out)
+    finally:
+        venv.close()
+        if evaluator is not None:
+            evaluator.close()
     return out
 
 
-def _learn(model: BaseAlgorithm, config: TrainAgentConfig, out: Path) -> None:
-    remaining = config.total_steps - model.num_timesteps
-    if remaining > 0:
+def _learn(
+    model: BaseAlgorithm,
+    config: TrainAgentConfig,
+    keeper: KeeperCallback,
+    history: EvaluationHistory,
+) -> None:
+    begun = model.num_timesteps
+    reason = history.stop_reason(config.evaluation.stop)
+    if reason is None and begun < config.total_steps:
         # Stable-Baselines3's own bar starts at zero when resuming, and warns of being experimental.
         with tqdm(
-            total=config.total_steps,
-            initial=model.num_timesteps,
-            unit="step",
-            disable=not config.progress,
+            total=config.total_steps, initial=begun, unit="step", disable=not config.progress
         ) as bar:
-            model.learn(
-                remaining,
-                callback=DreamCallback(out, config.checkpoint_steps, bar),
-                tb_log_name=config.agent.algorithm,
-                reset_num_timesteps=False,
-            )
-        save_checkpoint(model, out)
-    save_weights(model, out / WEIGHTS)
+            try:
+                model.learn(
+                    config.total_steps - begun,
+                    callback=[StepCallback(bar), keeper],
+                    tb_log_name=config.agent.algorithm,
+                    reset_num_timesteps=False,
+                )
+            except EarlyStopError as stop:
+                reason = str(stop)
+        keeper.evaluate()
+        keeper.checkpoint()
+    if reason is not None:
+        print(f"ended early: {reason}", flush=True)
+
+
+def _keep(
+    model: BaseAlgorithm, config: TrainAgentConfig, out: Path, history: EvaluationHistory
+) -> int:
+    """Write `agent.zip`; returns the steps after which it had these weights."""
+    keep = config.evaluation.keep
+    best = history.best(keep) if keep in PLACES else None
+    if best is None:
+        save_weights(model, out / WEIGHTS)
+        return model.num_timesteps
+    temporary = out / f"{WEIGHTS}.partial"
+    shutil.copyfile(best_weights(out, best["steps"]), temporary)
+    temporary.replace(out / WEIGHTS)
+    return int(best["steps"])
 
 
 def _checkpoint(config: TrainAgentConfig, out: Path, card: AgentCard) -> Path | None:
     """The checkpoint to start from, after making sure that nothing is overwritten."""
     found = last_checkpoint(out)
-    if not config.resume:
-        if found is not None or (out / WEIGHTS).exists():
-            raise ConfigError(
-                f"{out} already holds an agent: set resume=true to continue it, or another out="
-            )
+    if found is None and not (out / WEIGHTS).exists():
         return None
+    if not config.resume:
+        raise ConfigError(
+            f"{out} already holds an agent: set resume=true to continue it, or another out="
+        )
     if found is None:
-        raise ConfigError(f"there is no checkpoint in {out} to resume from; set resume=false")
+        raise ConfigError(
+            f"{out} holds an agent without checkpoints to continue from: choose another out="
+        )
     saved, wanted = flatten(asdict(AgentCard.load(out))), flatten(asdict(card))
-    for name, value in wanted.items():
-        if name != "steps" and value != saved[name]:
-            raise ConfigError(
-                f"{out} was begun with {name}={saved[name]}, not {value}: resume it with the same "
-                "settings, or begin anew in another out="
-            )
+    for name in saved | wanted:
+        if name.startswith(OPEN) or saved.get(name) == wanted.get(name):
+            continue
+        raise ConfigError(
+            f"{out} was begun with {name}={saved.get(name)}, not {wanted.get(name)}: continue it "
+            "with the same settings, or begin anew in another out="
+        )
     return found
 
 

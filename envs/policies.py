@@ -26,7 +26,8 @@ class PolicyConfig:
         sticky: random: probability of repeating the last action instead of drawing a new one.
         agent: folder that `worldflow train-agent` wrote, or a `.zip` file that an algorithm of
             Stable-Baselines3 saved. Such files hold pickled Python objects: load no stranger's.
-        algorithm: what saved a `.zip` file: "ppo", "a2c" or "dqn"; None for a folder, which says.
+        algorithm: what saved a `.zip` file: "ppo", "a2c", "dqn" or "sac"; None for a folder, which
+            says it itself.
         agent_probability: mixture: probability that an episode is the agent's.
 
     Raises:
@@ -54,7 +55,7 @@ class PolicyConfig:
         if plain != (self.algorithm is not None):
             raise ConfigError(
                 f"policy.agent={self.agent} with policy.algorithm={self.algorithm}: a .zip file "
-                "needs its algorithm (ppo, a2c, dqn), and nothing else takes one"
+                "needs its algorithm (ppo, a2c, dqn, sac), and nothing else takes one"
             )
 
 

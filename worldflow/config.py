@@ -257,3 +257,27 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def typed_settings(schema: type[Config], values: Mapping[str, Any], name: str) -> Config:
+    """Settings that are known only once another one is, as an instance of their dataclass.
+
+    Args:
+        schema: the dataclass.
+        values: what is not given has the dataclass's default.
+        name: where they stand in the configuration, for messages.
+
+    Raises:
+        ConfigError: an unknown key (the message gives the nearest valid one) or a wrong type.
+    """
+    node = OmegaConf.structured(schema)
+    for key, value in values.items():
+        if key not in node:
+            raise ConfigError(f"{name}: {_unknown(str(key), node)}")
+        try:
+            OmegaConf.update(node, str(key), value)
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            raise ConfigError(f"{name}.{key}={value!r}: {_first_line(error)}") from error
+    config = OmegaConf.to_object(node)
+    assert isinstance(config, schema)
+    return config

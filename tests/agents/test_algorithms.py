@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from stable_baselines3 import SAC
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 
-from worldflow.agents.algorithms import AgentConfig, PPOConfig, build
+from worldflow.actions import ActionSpec
+from worldflow.agents.algorithms import (
+    ALGORITHMS,
+    AgentConfig,
+    LinearDecay,
+    build,
+    check_actions,
+)
+from worldflow.agents.hyperparameters import PPOConfig
+from worldflow.agents.places import for_agent
+from worldflow.agents.rewards import RewardConfig
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.spaces import OBSERVATIONS
@@ -17,26 +31,52 @@ from worldflow.envs.transition import Transition
 from worldflow.errors import ConfigError
 from worldflow.testing import tiny_world
 
+# Enough of each to find the one action that is rewarded.
+REPLAY = {
+    "learning_starts": 128,
+    "batch_size": 32,
+    "gradient_steps": 2,
+    "target_update_interval": 64,
+}
+LEARNING: dict[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 16, "batch_size": 64},
+    "a2c": {},
+    "dqn": REPLAY,
+    "sac": REPLAY | {"target_update_interval": 1, "tau": 0.05, "learning_rate": 3e-3},
+}
 
-@pytest.mark.parametrize("observation", OBSERVATIONS)
-def test_ppo_learns_what_the_dream_rewards(
-    monkeypatch: pytest.MonkeyPatch, observation: str
+
+@pytest.mark.parametrize(
+    ("algorithm", "observation"),
+    [
+        # three networks with an encoder each
+        pytest.param(*pair, marks=pytest.mark.slow if pair == ("sac", "frames") else ())
+        for pair in itertools.product(ALGORITHMS, OBSERVATIONS)
+    ],
+)
+def test_it_learns_what_the_dream_rewards(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, observation: str
 ) -> None:
-    """A known answer: only action 2 is rewarded."""
-    imagination = Imagination(tiny_world(), 8, horizon=4, observation=observation)
+    """A known answer: only action 2 is rewarded; on continuous ones, the larger the better."""
+    boxed = algorithm == "sac"
+    spec = ActionSpec("box", low=(-2.0,), high=(2.0,)) if boxed else ActionSpec("discrete", n=3)
+    imagination = Imagination(tiny_world(spec), 8, horizon=4, observation=observation)
     step = imagination.step
 
     def rewarding(actions: np.ndarray, skip: np.ndarray | None = None) -> Transition:
-        return replace(step(actions, skip), rewards=(actions == 2).astype(np.float64))
+        rewards = actions[:, 0] if boxed else actions == 2
+        return replace(step(actions, skip), rewards=rewards.astype(np.float64))
 
     monkeypatch.setattr(imagination, "step", rewarding)
-    venv = wrap(ImaginedVecEnv(imagination), 1)
-    ppo = PPOConfig(n_steps=16, batch_size=64, n_epochs=4, features_dim=32)
-    agent = AgentConfig(observation=observation, num_envs=8, hyperparameters=ppo)
-    model = build(agent, venv, 0, "cpu", None)
+    settings = LEARNING[algorithm] | {"features_dim": 32, "gamma": 0.5}
+    agent = AgentConfig(algorithm, observation, num_envs=8, hyperparameters=settings)
+    model = build(agent, for_agent(ImaginedVecEnv(imagination), agent), 0, "cpu", None)
     model.learn(1024)
     actions, _ = model.predict(imagination.reset().observations, deterministic=True)
-    assert actions.tolist() == [2] * 8
+    if boxed:
+        assert (actions > 1.5).all()
+    else:
+        assert actions.tolist() == [2] * 8
 
 
 @pytest.mark.parametrize(
@@ -64,12 +104,64 @@ def test_the_network_fits_what_is_seen(
     assert network.observation_space.shape == wanted
 
 
-def test_bad_settings() -> None:
-    for settings, message in (
-        ({"algorithm": "dqn"}, r"agent\.algorithm is 'dqn'; use one of ppo"),
+def test_a_critic_on_frames_weighs_state_and_action_together() -> None:
+    spec = ActionSpec("box", low=(-1.0,), high=(1.0,))
+    agent = AgentConfig("sac", num_envs=2, hyperparameters={"features_dim": 24})
+    venv = for_agent(ImaginedVecEnv(Imagination(tiny_world(spec), 2)), agent)
+    model = build(agent, venv, 0, "cpu", None)
+    assert isinstance(model, SAC)
+    widths = [m.in_features for m in model.critic.qf0 if isinstance(m, torch.nn.Linear)]
+    assert widths == [25, 24, 24]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm": "td3"}, r"agent\.algorithm is 'td3'; use one of ppo, a2c, dqn, sac"),
         ({"observation": "pixels"}, r"agent\.observation is 'pixels'; use one of frames, latents"),
         ({"num_envs": 3}, "batch_size"),
         ({"frame_stack": 0}, "frame_stack"),
+        ({"hyperparameters": {"n_step": 3}}, "unknown key 'n_step'; did you mean 'n_steps'"),
+        ({"hyperparameters": {"n_steps": "many"}}, r"hyperparameters\.n_steps='many'"),
+        ({"hyperparameters": {"gamma": 1.5}}, r"hyperparameters\.gamma is 1\.5"),
+        ({"hyperparameters": {"learning_rate": 0.0}}, r"learning_rate is 0\.0"),
+        ({"hyperparameters": {"ent_coef": -1.0}}, r"ent_coef is -1\.0"),
+        ({"algorithm": "sac", "hyperparameters": {"initial_ent_coef": 0.0}}, "initial_ent_coef"),
+        ({"algorithm": "dqn", "hyperparameters": {"buffer_size": 0}}, "buffer_size is 0"),
+        ({"algorithm": "dqn", "hyperparameters": {"learning_starts": -1}}, "learning_starts"),
+        ({"algorithm": "dqn", "hyperparameters": PPOConfig()}, "takes a DQNConfig"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AgentConfig(**settings)
+
+
+def test_bad_rewards() -> None:
+    for settings, message in (
+        ({"scale": 0.0}, r"reward\.scale is 0\.0"),
+        ({"clip": -1.0}, r"reward\.clip is -1\.0"),
+        ({"scale": 2.0, "normalize": True}, "set one"),
     ):
         with pytest.raises(ConfigError, match=message):
-            AgentConfig(**settings)  # type: ignore[arg-type]
+            RewardConfig(**settings)
+
+
+def test_an_algorithm_that_cannot_take_the_actions_says_which_can() -> None:
+    box, discrete = ActionSpec("box", low=(-1.0,), high=(1.0,)), ActionSpec("discrete", n=2)
+    with pytest.raises(ConfigError, match=r"agent=sac .*discrete.*agent=ppo, a2c, dqn$"):
+        check_actions("sac", discrete)
+    with pytest.raises(ConfigError, match=r"agent=dqn .*continuous.*agent=ppo, a2c, sac$"):
+        check_actions("dqn", box)
+    for name in ("ppo", "a2c"):
+        check_actions(name, box)
+        check_actions(name, discrete)
+
+
+def test_the_learning_rate_falls_to_what_is_asked() -> None:
+    decay = LinearDecay(0.5, 0.1)
+    assert [decay(1.0), decay(0.5), decay(0.0)] == pytest.approx([0.5, 0.3, 0.1])
+    venv = for_agent(ImaginedVecEnv(Imagination(tiny_world(), 2)), AgentConfig(num_envs=2))
+    for settings, end in (({"anneal_to": 0.25}, 0.25), ({"anneal": False}, 1.0)):
+        agent = AgentConfig(num_envs=2, hyperparameters={"learning_rate": 1.0, **settings})
+        assert build(agent, venv, 0, "cpu", None).lr_schedule(0.0) == end

@@ -9,7 +9,8 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from worldflow.agents.algorithms import AgentConfig, PPOConfig, build
+from worldflow.agents.algorithms import AgentConfig, build
+from worldflow.agents.hyperparameters import PPOConfig
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
 from worldflow.envs.imagination import Imagination
 from worldflow.world_model import WorldModel

@@ -97,7 +97,7 @@ def test_an_interrupted_stage_runs_again_and_a_finished_one_does_not(
 ) -> None:
     recorder = Recorder(monkeypatch)
     recorder.failing = "b"
-    both = [Stage("a", ("x=1",)), Stage("b", (), prepare=lambda config: config.append("resumed"))]
+    both = [Stage("a", ("x=1",)), Stage("b", ("y=2",))]
     with pytest.raises(KeyboardInterrupt):
         run_stages(both, tmp_path)
     first = json.loads((tmp_path / RECORD).read_text())
@@ -105,7 +105,7 @@ def test_an_interrupted_stage_runs_again_and_a_finished_one_does_not(
     assert not first["b"]["done"]
     recorder.failing = ""
     seconds = run_stages(both, tmp_path)
-    assert recorder.calls == [("a", ["x=1"]), ("b", ["resumed"]), ("b", ["resumed"])]
+    assert recorder.calls == [("a", ["x=1"]), ("b", ["y=2"]), ("b", ["y=2"])]
     assert seconds["b"] >= first["b"]["seconds"]
     with pytest.raises(ConfigError, match="a had x=1, now x=2"):
         run_stages([Stage("a", ("x=2",))], tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 import worldflow.configs
 from worldflow.actions import ActionSpec
 from worldflow.agents import train
-from worldflow.agents.algorithms import AgentConfig
+from worldflow.agents.algorithms import ALGORITHMS, AgentConfig
+from worldflow.agents.checkpoints import last_checkpoint
 from worldflow.agents.evaluate import EvaluateAgentConfig
-from worldflow.agents.saved import AgentCard, last_checkpoint, load_agent, load_weights
+from worldflow.agents.saved import AgentCard, load_agent, load_weights
 from worldflow.agents.sb3 import ImaginedVecEnv
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
@@ -45,9 +46,12 @@ def test_an_agent_is_trained_saved_and_loaded(quick: Quick, capsys: pytest.Captu
     model, card = load_agent(out, device="cpu")
     weights_file = Path(config.world.path) / "world.safetensors"
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
-    assert card == AgentCard(config.world, config.agent, seed=0, steps=32, world_sha256=digest)
-    assert [p.stem for p in sorted((out / "checkpoints").iterdir())] == [
-        "000000000016", "000000000032",
+    agent = replace(config.agent, hyperparameters=config.agent.settings)
+    assert card == AgentCard(
+        config.world, agent, 0, 32, digest, evaluation=config.evaluation, kept_steps=32
+    )
+    assert [p.name for p in sorted((out / "checkpoints").iterdir())] == [
+        "000000000016.zip", "000000000032.npz", "000000000032.zip",
     ]  # fmt: skip
     last = load_weights("ppo", out / "checkpoints" / "000000000032.zip", device="cpu")
     assert torch.equal(weights(model), weights(last))
@@ -56,7 +60,7 @@ def test_an_agent_is_trained_saved_and_loaded(quick: Quick, capsys: pytest.Captu
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     assert np.array_equal(model.predict(frames, deterministic=True)[0],
                           last.predict(frames, deterministic=True)[0])  # fmt: skip
-    assert model.lr_schedule(0.5) == pytest.approx(config.agent.hyperparameters.learning_rate / 2)
+    assert model.lr_schedule(0.5) == pytest.approx(config.agent.settings.learning_rate / 2)
     events = list((out / "tensorboard").rglob("events*"))
     assert len(events) == 1
 
@@ -99,19 +103,19 @@ def test_interrupted_training_leaves_what_resume_needs(
 ) -> None:
     config = quick(48)
     rollouts = 0
-    original = train.DreamCallback._on_rollout_start
+    original = train.KeeperCallback._on_rollout_start
 
-    def interrupt(callback: train.DreamCallback) -> None:
+    def interrupt(callback: train.KeeperCallback) -> None:
         nonlocal rollouts
         original(callback)
         rollouts += 1
         if rollouts == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.DreamCallback, "_on_rollout_start", interrupt)
+    monkeypatch.setattr(train.KeeperCallback, "_on_rollout_start", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_agent(config)
-    monkeypatch.setattr(train.DreamCallback, "_on_rollout_start", original)
+    monkeypatch.setattr(train.KeeperCallback, "_on_rollout_start", original)
     out = Path(config.out)
     assert last_checkpoint(out) == out / "checkpoints" / "000000000032.zip"
     with pytest.raises(ConfigError, match=r"agent\.zip is missing"):
@@ -120,15 +124,23 @@ def test_interrupted_training_leaves_what_resume_needs(
 
 
 def test_nothing_is_overwritten_or_mixed(quick: Quick) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint"):
-        train_agent(quick(resume=True))
-    train_agent(quick(16))
+    out = train_agent(quick(16))
     with pytest.raises(ConfigError, match="resume=true"):
-        train_agent(quick(16))
+        train_agent(quick(16, resume=False))
     with pytest.raises(ConfigError, match="seed=0, not 3"):
         train_agent(quick(32, resume=True, seed=3))
     with pytest.raises(ConfigError, match=r"agent\.frame_stack=1, not 2"):
         train_agent(quick(32, resume=True, frame_stack=2))
+    with pytest.raises(ConfigError, match=r"hyperparameters\.n_epochs=1, not 2"):
+        train_agent(quick(32, hyperparameters={"n_epochs": 2}))
+    with pytest.raises(ConfigError, match=r"agent\.algorithm=ppo, not a2c"):
+        train_agent(quick(32, algorithm="a2c"))
+    with pytest.raises(ConfigError, match=r"source\.env_id=None, not worldflow"):
+        train_agent(quick(32, real=True))
+    for path in (out / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="without checkpoints"):
+        train_agent(quick(32))
 
 
 def test_a_world_that_changed_is_not_resumed_in(quick: Quick, tmp_path: Path) -> None:
@@ -192,20 +204,24 @@ def keys(node: object) -> object:
     return None
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_yaml_files_of_agents_are_the_defaults(algorithm: str) -> None:
+    folder = Path(worldflow.configs.__path__[0]) / "agent"
+    written = OmegaConf.to_container(OmegaConf.load(folder / f"{algorithm}.yaml"))
+    default = AgentConfig(algorithm)
+    assert written == asdict(replace(default, hyperparameters=default.settings))
+    assert {path.stem for path in folder.iterdir()} == set(ALGORITHMS)
+
+
 def test_yaml_files_name_every_setting_and_agree_with_the_dataclasses() -> None:
     folder = Path(worldflow.configs.__path__[0])
-    ppo = OmegaConf.to_container(OmegaConf.load(folder / "agent" / "ppo.yaml"))
-    assert keys(ppo) == keys(AgentConfig())
-    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(AgentConfig), ppo)) == (
-        AgentConfig()
-    )
     for name, schema in (
         ("train_agent", TrainAgentConfig), ("evaluate_agent", EvaluateAgentConfig),
     ):  # fmt: skip
         node = OmegaConf.load(folder / f"{name}.yaml")
         if name == "train_agent":
-            assert node.pop("defaults")[0] == {"agent": "ppo"}
-            node.agent = ppo
+            assert node.pop("defaults")[:2] == [{"source": None}, {"agent": "ppo"}]
+            node.agent, node.source = OmegaConf.structured(AgentConfig), None
         written = OmegaConf.merge(OmegaConf.structured(schema), node)
         assert written == OmegaConf.structured(schema)
         assert keys(OmegaConf.to_container(node)) == keys(schema())

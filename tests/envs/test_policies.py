@@ -160,8 +160,10 @@ def test_agents_that_cannot_be_loaded(tmp_path: Path) -> None:
     sb3.PPO("MlpPolicy", "CartPole-v1", device="cpu").save(path)
     with pytest.raises(ConfigError, match="colour frames"):
         load_agent(PolicyConfig(kind="agent", agent=str(path), algorithm="ppo"))
-    with pytest.raises(ConfigError, match=r"policy\.algorithm.*a2c"):
+    with pytest.raises(ConfigError, match="does not fit sac"):
         load_agent(PolicyConfig(kind="agent", agent=str(path), algorithm="sac"))
+    with pytest.raises(ConfigError, match=r"policy\.algorithm.*a2c"):
+        load_agent(PolicyConfig(kind="agent", agent=str(path), algorithm="td3"))
 
 
 def test_policy_settings_are_checked() -> None:

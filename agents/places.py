@@ -1,0 +1,105 @@
+"""Where an agent learns and is judged: inside a world, in a real environment, or both."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
+
+from worldflow.actions import ActionSpec
+from worldflow.agents.algorithms import AgentConfig, check_actions
+from worldflow.agents.reality import make_real_venv, source_of
+from worldflow.agents.rewards import change_rewards
+from worldflow.agents.saved import DreamConfig
+from worldflow.agents.sb3 import ImaginedVecEnv, wrap
+from worldflow.compiled import compile_step
+from worldflow.envs.imagination import Imagination
+from worldflow.envs.sources import SourceConfig, make_source
+from worldflow.errors import ConfigError
+from worldflow.storage import load_world
+from worldflow.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a training may use.
+
+    Attributes:
+        world: where dreams are dreamed and latents come from; None where none was given.
+        dream: horizon and temperature of the dreams.
+        source: the real environment; None where there is none.
+        learns_in_reality: whether the agent learns there and not in the dream.
+        actions: what an agent here does.
+    """
+
+    world: WorldModel | None
+    dream: DreamConfig
+    source: SourceConfig | None
+    learns_in_reality: bool
+    actions: ActionSpec
+
+    @classmethod
+    def of(cls, dream: DreamConfig, source: SourceConfig | None, real: bool) -> Places:
+        """Open what the settings name.
+
+        Args:
+            dream: the world; its path may be None.
+            source: a real environment to learn in.
+            real: learn in the real environment of the world.
+
+        Raises:
+            ConfigError: they name nothing to learn in, two real environments, or one that cannot
+                be made.
+            WorldFormatError: the world cannot be loaded.
+        """
+        if real and source is not None:
+            raise ConfigError(
+                f"real=true learns in the world's own game, source={source.env_id} in that one: "
+                "set one of them"
+            )
+        if dream.path is None and source is None:
+            raise ConfigError(
+                "nothing to learn in: give world=... to learn in a dream (with real=true: in the "
+                "game behind it), or source=... to learn in a real environment"
+            )
+        if dream.path is None:
+            assert source is not None
+            with contextlib.closing(make_source(source)) as env:
+                return cls(None, dream, source, True, env.action_spec)
+        world = compile_step(load_world(dream.path))
+        found = source
+        if source is None and (real or world.spec.source.get("env_id")):
+            found = source_of(world)
+        return cls(world, dream, found, real or source is not None, world.action_spec)
+
+    def training_env(self, agent: AgentConfig) -> VecEnv:
+        """The environments that an agent learns on, wrapped as its settings say.
+
+        Raises:
+            ConfigError: they cannot be made, or the algorithm cannot take their actions.
+        """
+        check_actions(agent.algorithm, self.actions)
+        venv: VecEnv
+        if self.learns_in_reality:
+            venv = make_real_venv(self.world, agent.num_envs, agent.observation, self.source)
+        else:
+            venv = ImaginedVecEnv(self.imagination(agent.num_envs, agent.observation))
+        return for_agent(venv, agent)
+
+    def imagination(self, num_envs: int, observation: str) -> Imagination:
+        """Dreams of this place."""
+        assert self.world is not None
+        return Imagination(
+            self.world, num_envs, self.dream.horizon, self.dream.temperature, observation
+        )
+
+
+def for_agent(venv: VecEnv, agent: AgentConfig) -> VecEnv:
+    """Add what an agent's settings say: episode statistics, stacked frames, changed rewards."""
+    venv = wrap(venv, agent.frame_stack)
+    if agent.observation == "frames":
+        # Stable-Baselines3 would do it by itself, but outside of what normalises rewards, and would
+        # then store frames that were not turned.
+        venv = VecTransposeImage(venv)
+    return change_rewards(venv, agent.reward, agent.settings.gamma)

@@ -1,0 +1,94 @@
+"""What is done to rewards before an agent learns from them; its returns are reported without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from worldflow.errors import ConfigError
+
+
+@dataclass
+class RewardConfig:
+    """How rewards reach the learner.
+
+    Attributes:
+        scale: a constant factor.
+        normalize: divide rewards by a running standard deviation of the discounted return
+            (Stable-Baselines3's `VecNormalize`); the mean is kept, so that signs are.
+        clip: limit of the absolute value of a normalised reward.
+
+    Raises:
+        ConfigError: a number is not positive, or both kinds of scaling are asked for.
+    """
+
+    scale: float = 1.0
+    normalize: bool = False
+    clip: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "clip"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    f"agent.reward.{name} is {getattr(self, name)}; it must be positive and finite"
+                )
+        if self.normalize and self.scale != 1.0:
+            raise ConfigError(
+                f"agent.reward.normalize=true makes agent.reward.scale={self.scale} void: set one"
+            )
+
+
+class ScaledReward(VecEnvWrapper):
+    """Rewards times a constant."""
+
+    def __init__(self, venv: VecEnv, scale: float) -> None:
+        super().__init__(venv)
+        self._scale = scale
+
+    def reset(self) -> VecEnvObs:
+        """As the env beneath."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """As the env beneath, with its rewards scaled."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, (rewards * self._scale).astype(np.float32), dones, infos
+
+
+def change_rewards(venv: VecEnv, config: RewardConfig, gamma: float) -> VecEnv:
+    """Add what the settings ask for.
+
+    It belongs around all other wrappers: Stable-Baselines3 stores what `VecNormalize` was given.
+
+    Args:
+        venv: the environment as the agent sees it.
+        config: what to do.
+        gamma: the agent's discount.
+    """
+    if config.scale != 1.0:
+        venv = ScaledReward(venv, config.scale)
+    if config.normalize:
+        venv = VecNormalize(
+            venv, norm_obs=False, norm_reward=True, clip_reward=config.clip, gamma=gamma
+        )
+    return venv
+
+
+def reward_state(venv: VecEnv | None) -> dict[str, float] | None:
+    """The statistics that rewards are normalised by, JSON-able; None where they are not."""
+    if not isinstance(venv, VecNormalize):
+        return None
+    found = venv.ret_rms
+    return {"mean": float(found.mean), "var": float(found.var), "count": float(found.count)}
+
+
+def restore_rewards(venv: VecEnv | None, state: dict[str, float] | None) -> None:
+    """Put back what `reward_state` gave."""
+    if isinstance(venv, VecNormalize):
+        assert state is not None  # the settings are the same as when it was saved
+        found = venv.ret_rms
+        found.mean, found.var = np.array(state["mean"]), np.array(state["var"])
+        found.count = state["count"]
