@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_runs import SIZE, tiny_pretraining, write_dataset
@@ -12,8 +13,10 @@ from training_runs import SIZE, tiny_pretraining, write_dataset
 from worldflow.actions import ActionSpec
 from worldflow.data.convert import ConvertConfig
 from worldflow.data.convert import main as convert
+from worldflow.data.formats.decoding import read_frames
 from worldflow.data.importing import ImportConfig
 from worldflow.errors import ConfigError, MissingHeadError
+from worldflow.evaluation.video import write_video
 from worldflow.heads import HeadsConfig
 from worldflow.storage import load_world
 from worldflow.training.pretrain import PretrainConfig, main
@@ -50,6 +53,23 @@ def test_videos_alone_give_a_world(videos: Path, tmp_path: Path) -> None:
     assert world.termination_head is None
     with pytest.raises(MissingHeadError):
         world.require_heads()
+
+
+def test_one_video_alone_gives_a_world(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recordings = sorted(videos.glob("*.mkv"))
+    frames = np.concatenate(
+        [np.stack([frame.pixels for frame in read_frames(path)]) for path in recordings]
+    )
+    (tmp_path / "one").mkdir()
+    write_video(tmp_path / "one/clip.mp4", frames, fps=10.0)
+    config = with_data(tiny_pretraining(tmp_path / "one", tmp_path / "run"), tmp_path / "one")
+    world = load_world(main(config))
+    assert len(frames) == 48  # in parts of 24
+    assert world.spec.held_out is not None
+    assert world.spec.held_out.episodes == 3  # a part begins with the last frame of the one before
+    assert "clip.mp4 is all there is: it is cut into parts of 24" in capsys.readouterr().out
 
 
 def test_a_world_of_videos_is_the_start_of_one_with_actions(videos: Path, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.formats.base import RawDataset
 from worldflow.data.formats.registry import detect, open_recordings
 from worldflow.data.formats.store import STORE
 from worldflow.data.importing import ImportConfig, import_dataset, summary
@@ -28,7 +30,11 @@ class DataConfig(ImportConfig):
     imported: str | None = None
 
 
-def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
+PARTS = 10  # of the only recording of a set
+SHORTEST = 24  # frames of such a part
+
+
+def open_dataset(config: DataConfig, folder: Path, parts: bool = False) -> EpisodeDataset:
     """The dataset of a run, imported to `folder` (or `config.imported`) where that is needed.
 
     Our own store is read where it lies, unless its frames shall have another size or rate.
@@ -36,6 +42,7 @@ def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
     Args:
         config: what is opened, and how it is imported.
         folder: where to, unless the config says.
+        parts: whether a set of one recording is cut into parts, some of which can be held out.
 
     Raises:
         DataError: nothing that can be read lies there.
@@ -52,8 +59,25 @@ def open_dataset(config: DataConfig, folder: Path) -> EpisodeDataset:
         if same_size and settings == ImportConfig(size=settings.size, format=config.format):
             return dataset
     target = Path(config.imported) if config.imported is not None else folder
-    print(summary(import_dataset(open_recordings(path, kind), target, settings)))
+    raw = open_recordings(path, kind)
+    if parts and len(raw.names) == 1:
+        settings = _in_parts(raw, settings)
+    print(summary(import_dataset(raw, target, settings)))
     return EpisodeDataset(target)
+
+
+def _in_parts(raw: RawDataset, settings: ImportConfig) -> ImportConfig:
+    """Settings that cut the only recording into `PARTS` parts, if `segment` does not cut it finer.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    recording = raw.open(0)
+    frames = recording.frames or sum(1 for _ in recording.read())
+    kept = frames * min((settings.fps or raw.fps) / raw.fps, 1.0) / settings.frame_skip
+    segment = min(settings.segment, max(math.ceil(kept / PARTS), SHORTEST))
+    print(f"{recording.name} is all there is: it is cut into parts of {segment} frames")
+    return replace(settings, segment=segment)
 
 
 _IMPORT_FIELDS = ImportConfig.__dataclass_fields__.keys()

@@ -74,7 +74,7 @@ def main(config: PretrainConfig) -> Path:
 def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     training, folder = config.training, Path(config.out)
     _check(config, ranks)
-    source = open_dataset(config.data, folder / "data").folder if ranks.main else None
+    source = open_dataset(config.data, folder / "data", parts=True).folder if ranks.main else None
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
     train, held_out = split(dataset.recordings, config.data.held_out, training.seed)

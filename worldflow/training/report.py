@@ -11,7 +11,7 @@ import numpy as np
 
 from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.inspect import action_coverage
+from worldflow.data.inspect import Coverage
 from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.curves import Curve, read_metrics, read_pictures, read_scalars
 from worldflow.evaluation.report import Report
@@ -138,13 +138,14 @@ def _coverage(dataset: EpisodeDataset) -> dict[str, str]:
     """How the recorded actions are spread; an episode's first frame has none."""
     if dataset.action_spec.kind == "none":
         return {"actions": "none"}
-    steps = [dataset.steps_of(index) for index in range(len(dataset))]
-    actions = np.concatenate([s.actions[1:][s.known[1:]] for s in steps])
-    known = {"actions": f"recorded for {len(actions)} of {dataset.steps} steps"}
-    if not len(actions):
-        return known
-    lines = (line.split(": ", 1) for line in action_coverage(dataset.action_spec, actions))
-    return known | dict(lines)
+    coverage, recorded = Coverage(dataset.action_spec), 0
+    for index in range(len(dataset)):
+        steps = dataset.steps_of(index)
+        actions = steps.actions[1:][steps.known[1:]]
+        coverage.add(actions)
+        recorded += len(actions)
+    known = {"actions": f"recorded for {recorded} of {dataset.steps} steps"}
+    return known | dict(line.split(": ", 1) for line in coverage.lines())
 
 
 def _drawn(charts: list[Chart], curves: Mapping[str, Curve]) -> list[str]:
