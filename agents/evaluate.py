@@ -107,7 +107,7 @@ class EvaluateAgentConfig:
             raise ConfigError(f"eyes is {self.eyes!r}; use raw or codec")
 
 
-def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
+def check_world(card: AgentCard, agent: str, told: str | None) -> None:
     """Refuse a world in which the agent was not trained, unless the user told so and it can play.
 
     Args:
@@ -130,7 +130,8 @@ def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
         )
 
 
-def _check_fit(model: BaseAlgorithm, card: AgentCard, world: WorldModel) -> None:
+def check_fit(model: BaseAlgorithm, card: AgentCard, world: WorldModel) -> None:
+    """Refuse an agent that sees or does something else than a world offers."""
     *grid, channels = observation_space(world, card.agent.observation).shape
     wanted = (*grid, channels * card.agent.frame_stack)
     if card.agent.observation == "frames":  # Stable-Baselines3 turns images
@@ -158,8 +159,8 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     model, card = load_agent(config.agent.path)
     trained, wanted = card.world, config.world
     world = compile_step(load_world(trained.path if wanted.path is None else wanted.path))
-    _check_world(card, config.agent.path, wanted.path)
-    _check_fit(model, card, world)
+    check_world(card, config.agent.path, wanted.path)
+    check_fit(model, card, world)
     observation = card.agent.observation
     if config.eyes == "codec" and observation == "latents":
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -23,13 +25,16 @@ def codec_eyes(world: WorldModel) -> Eyes:
     return see
 
 
-def make_real(world: WorldModel, num_envs: int, observation: str) -> RealBatch:
+def make_real(
+    world: WorldModel, num_envs: int, observation: str, limit: int | None = None
+) -> RealBatch:
     """The real environments from which a world was learned, seen as an agent on it sees them.
 
     Args:
         world: names its source; encodes the frames where latents are seen.
         num_envs: environments side by side.
         observation: "frames" or "latents".
+        limit: steps after which an episode is cut, where the source's own limit is not less.
 
     Raises:
         ConfigError: the world was learned from video alone, or its frames or actions differ from
@@ -38,7 +43,11 @@ def make_real(world: WorldModel, num_envs: int, observation: str) -> RealBatch:
     source = world.spec.source
     if not source.get("env_id"):
         raise ConfigError("this world was learned from no environment; set real=false")
-    envs = [make_source(SourceConfig(**source)) for _ in range(num_envs)]
+    config = SourceConfig(**source)
+    if limit is not None:
+        own = config.max_episode_steps
+        config = replace(config, max_episode_steps=limit if own is None else min(limit, own))
+    envs = [make_source(config) for _ in range(num_envs)]
     shape, actions = envs[0].observation_space.shape, action_spec(envs[0].action_space)
     if shape != tuple(world.frame_shape) or actions != world.action_spec:
         raise ConfigError(
