@@ -18,6 +18,7 @@ def test_the_same_ranking_is_perfect() -> None:
     found = fidelity_figures(outcomes(real, real**3))
     assert [found[n]["mean"] for n in ("spearman", "top_1", "gain")] == [1.0, 1.0, 1.0]
     assert found["chance"]["mean"] == pytest.approx(1 / 3)
+    assert found["cap"]["mean"] == found["concordance"]["mean"] == 1.0
     assert found["ceiling"] is None
 
 
@@ -25,7 +26,7 @@ def test_the_opposite_ranking_is_the_worst() -> None:
     real = np.array([[0.0, 1.0, 5.0]])
     found = fidelity_figures(outcomes(real, -real))
     assert found["spearman"]["mean"] == -1.0
-    assert found["top_1"]["mean"] == 0.0
+    assert found["top_1"]["mean"] == found["concordance"]["mean"] == 0.0
     assert found["gain"]["mean"] == pytest.approx((0 - 2) / (5 - 2))
 
 
@@ -36,6 +37,7 @@ def test_what_decides_nothing_is_left_out_and_indifference_is_chance() -> None:
     assert found["spearman"]["mean"] == 0.0
     assert found["top_1"]["mean"] == found["chance"]["mean"] == 0.5
     assert found["gain"]["mean"] == 0.0
+    assert found["concordance"]["mean"] == 0.5
     nothing = fidelity_figures(outcomes(np.ones((2, 3)), np.ones((2, 3))))
     assert nothing["decided"] == 0
     assert nothing["spearman"] is None
@@ -51,3 +53,11 @@ def test_the_ceiling_is_one_without_chance_and_less_with_it() -> None:
     found = fidelity_figures(Outcomes(values, sure, noisy))
     assert found["spearman"]["mean"] == 1.0
     assert 0.1 < found["ceiling"]["spearman"]["mean"] < 0.7
+
+
+def test_ties_of_reality_cap_the_correlation_and_not_the_concordance() -> None:
+    real = np.array([[60.0, 60.0, 60.0, 60.0, 20.0]])
+    found = fidelity_figures(outcomes(real, np.array([[5.0, 4.0, 3.0, 2.0, 1.0]])))
+    # ranks (3.5, 3.5, 3.5, 3.5, 1) and (5, 4, 3, 2, 1): 5 / sqrt(5 * 10)
+    assert found["spearman"]["mean"] == found["cap"]["mean"] == pytest.approx(0.5**0.5)
+    assert found["concordance"]["mean"] == 1.0

@@ -10,6 +10,7 @@ import numpy as np
 from worldflow.evaluation.association import interval, spearman
 
 CEILING_SPLITS = 16
+MEASURES = ("spearman", "cap", "concordance", "top_1", "chance", "gain")
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,21 @@ class Outcomes:
 
 
 def fidelity_figures(outcomes: Outcomes) -> dict[str, Any]:
-    """Rank correlation, top-1 and gain of the dream's ranking, with intervals over starts.
+    """How the dream ranks plans, with intervals over starts.
 
     Starts whose plans all come out equal in reality decide nothing and are left out; where the
     dream makes no difference, its correlation is 0 and its choice is any.
 
     Returns:
-        JSON-able. `decided`: number of starts. `spearman`: mean over starts. `top_1`: how often
-        the dream's best plan is one of reality's best. `chance`: the same of a plan at random.
-        `gain`: what the dream's best plan gains over a random one, in reality, as a share of what
-        the best one gains. `ceiling`: the three, with R drawn dreams in the place of reality and
-        the other dreams in that of the dream: what a world as good as this one could reach if
-        reality were as random as its dreams (None where M <= R).
+        JSON-able. `decided`: number of starts. `spearman`: mean over starts; `cap`: the same of
+        plans in the right order that do not share ranks where reality's plans do, the most that
+        outcomes without ties can have. `concordance`: share of the pairs of plans with different
+        real outcomes that the dream has in the right order, halves for ties; 0.5 is chance.
+        `top_1`: how often the dream's best plan is one of reality's best; `chance`: the same of a
+        plan at random. `gain`: what the dream's best plan gains over a random one, in reality, as a
+        share of what the best one gains. `ceiling`: all these, with R drawn dreams in the place of
+        reality and the other dreams in that of the dream: what this world would have if reality
+        were as random as its dreams (None where M <= R).
     """
     real, dreamed = outcomes.real.mean(axis=-1), outcomes.dreamed.mean(axis=-1)
     figures = _summary(_of_starts(real, dreamed))
@@ -63,19 +67,27 @@ def decided(real: np.ndarray) -> np.ndarray:
 
 
 def _of_starts(real: np.ndarray, dreamed: np.ndarray) -> np.ndarray:
-    """Spearman, top-1, chance and gain of each start (S, 4); NaN where nothing is decided."""
-    rows = np.full((len(real), 4), np.nan)
+    """`MEASURES` of each start (S, 6); NaN where nothing is decided."""
+    rows = np.full((len(real), len(MEASURES)), np.nan)
     for index in np.flatnonzero(decided(real)).tolist():
         truth, guess = real[index], dreamed[index]
         correlation = spearman(truth, guess)
         best, chosen = truth == truth.max(), guess == guess.max()
         rows[index] = (
             0.0 if np.isnan(correlation) else correlation,
+            spearman(truth, truth.argsort(kind="stable").argsort()),
+            _concordance(truth, guess),
             best[chosen].mean(),
             best.mean(),
             (truth[chosen].mean() - truth.mean()) / (truth.max() - truth.mean()),
         )
     return rows
+
+
+def _concordance(truth: np.ndarray, guess: np.ndarray) -> float:
+    above = truth[:, None] > truth[None, :]
+    right = np.sign(guess[:, None] - guess[None, :])[above]
+    return float((1 + right).mean() / 2)
 
 
 def _mean_over_splits(rows: list[np.ndarray]) -> np.ndarray:
@@ -87,9 +99,8 @@ def _mean_over_splits(rows: list[np.ndarray]) -> np.ndarray:
 
 def _summary(rows: np.ndarray) -> dict[str, Any]:
     kept = rows[~np.isnan(rows).any(axis=1)]
-    names = ("spearman", "top_1", "chance", "gain")
     figures: dict[str, Any] = {"decided": len(kept)}
-    for column, name in enumerate(names):
+    for column, name in enumerate(MEASURES):
         values = kept[:, column]
         figures[name] = (
             interval(lambda picked, v=values: float(v[picked].mean()), len(kept))  # type: ignore[misc]

@@ -77,7 +77,9 @@ def _add_decisions(
         f"The dream starts from the last {settings['given']} real frames and dreams each plan "
         f"{settings['dreams']} times, with the same noise under every plan; its outcome is the "
         "mean over these of the sum of rewards, each times the probability that the dream still "
-        "runs. Spearman is the mean over moments of the rank correlation of both outcomes; top-1 "
+        "runs. Spearman is the mean over moments of the rank correlation of both outcomes (real "
+        "ones share ranks, dreamed ones hardly do, so that the most it can be is below 1); pairs in "
+        "order the share of plans with different real outcomes that the dream has in order; top-1 "
         "how often the dream's best plan is one of reality's best; gain what the dream's best plan "
         "gains in reality over a random plan, as a share of what reality's best one gains. Ceiling "
         "is the same with single dreams in the place of reality: what could be reached if reality "
@@ -123,6 +125,8 @@ def _fidelity_row(name: str, figures: dict[str, Any]) -> dict[str, str]:
         "ranked by": name,
         "moments": f"{figures['decided']}",
         "Spearman": estimate_text(figures["spearman"]),
+        "of at most": estimate_text(figures["cap"]),
+        "pairs in order": estimate_text(figures["concordance"]),
         "top-1": estimate_text(figures["top_1"]),
         "top-1 of a random plan": estimate_text(figures["chance"]),
         "gain": estimate_text(figures["gain"]),
