@@ -89,10 +89,10 @@ def scatter_chart(
         points: name to x (n, 3) and y (n, 3), each value, low and high, all finite.
         diagonal: whether to draw y = x.
     """
-    both = [np.concatenate([group[i].reshape(-1) for group in points.values()]) for i in (0, 1)]
-    if not len(both[0]):
+    groups = [(np.ravel(x), np.ravel(y)) for x, y in points.values()]
+    if not sum(len(x) for x, _ in groups):
         return _frame(title, x_label, y_label, ['<text x="60" y="150">no data</text>'])
-    x_range, y_range = _range(both[0]), _range(both[1])
+    x_range, y_range = (_range(np.concatenate([g[i] for g in groups])) for i in (0, 1))
     parts = _axes(x_range, y_range)
     if diagonal:
         low, high = max(x_range[0], y_range[0]), min(x_range[1], y_range[1])
