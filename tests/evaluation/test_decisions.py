@@ -61,3 +61,11 @@ def test_ties_of_reality_cap_the_correlation_and_not_the_concordance() -> None:
     # ranks (3.5, 3.5, 3.5, 3.5, 1) and (5, 4, 3, 2, 1): 5 / sqrt(5 * 10)
     assert found["spearman"]["mean"] == found["cap"]["mean"] == pytest.approx(0.5**0.5)
     assert found["concordance"]["mean"] == 1.0
+
+
+def test_the_ceiling_has_the_ties_of_reality() -> None:
+    real = np.array([[60.0, 60.0, 59.0, 60.0, 59.0]] * 2)[..., None]
+    rng = np.random.default_rng(0)
+    dreamed = np.repeat(real, 4, axis=-1) + rng.uniform(-0.2, 0.2, (2, 5, 4))
+    found = fidelity_figures(Outcomes(real, dreamed, dreamed))
+    assert found["ceiling"]["chance"]["mean"] == found["chance"]["mean"] == 0.6

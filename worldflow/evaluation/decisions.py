@@ -43,18 +43,20 @@ def fidelity_figures(outcomes: Outcomes) -> dict[str, Any]:
         plan at random. `gain`: what the dream's best plan gains over a random one, in reality, as a
         share of what the best one gains. `ceiling`: all these, with R drawn dreams in the place of
         reality and the other dreams in that of the dream: what this world would have if reality
-        were as random as its dreams (None where M <= R).
+        were as random as its dreams (None where M <= R). Drawn outcomes are rounded to the steps in
+        which real ones differ, as predicted rewards are never quite equal.
     """
     real, dreamed = outcomes.real.mean(axis=-1), outcomes.dreamed.mean(axis=-1)
     figures = _summary(_of_starts(real, dreamed))
     figures["ceiling"] = None
     continuations, samples = outcomes.real.shape[-1], outcomes.dreamed.shape[-1]
     if samples > continuations:
+        drawn = _rounded(outcomes.drawn, outcomes.real)
         splits = min(CEILING_SPLITS, samples // continuations)
         rows = []
         for split in range(splits):
             held = np.arange(split * continuations, (split + 1) * continuations)
-            as_real = outcomes.drawn[..., held].mean(axis=-1)
+            as_real = drawn[..., held].mean(axis=-1)
             rest = np.delete(outcomes.dreamed, held, axis=-1).mean(axis=-1)
             rows.append(_of_starts(as_real, rest))
         figures["ceiling"] = _summary(_mean_over_splits(rows))
@@ -82,6 +84,15 @@ def _of_starts(real: np.ndarray, dreamed: np.ndarray) -> np.ndarray:
             (truth[chosen].mean() - truth.mean()) / (truth.max() - truth.mean()),
         )
     return rows
+
+
+def _rounded(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """`drawn` on the lattice that holds the smallest real outcome and has the smallest gap."""
+    values = np.unique(real)
+    if len(values) < 2:
+        return drawn
+    gap, origin = np.diff(values).min(), values[0]
+    return np.asarray(origin + gap * np.round((drawn - origin) / gap))
 
 
 def _concordance(truth: np.ndarray, guess: np.ndarray) -> float:

@@ -82,8 +82,9 @@ def _add_decisions(
         "order the share of plans with different real outcomes that the dream has in order; top-1 "
         "how often the dream's best plan is one of reality's best; gain what the dream's best plan "
         "gains in reality over a random plan, as a share of what reality's best one gains. Ceiling "
-        "is the same with single dreams in the place of reality: what could be reached if reality "
-        "were as random as the dreams are. Intervals are over moments, each of its own episode."
+        "is the same with single dreams in the place of reality, their returns rounded to the "
+        "steps of real ones: what this world would have if reality were as random as its dreams. "
+        "Intervals are over moments, each of its own episode."
     )
     rows = []
     for key, name in RANKINGS.items():
