@@ -56,8 +56,13 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
 
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The zip file of the checkpoint with the most steps, or None where there is none yet."""
-    found = sorted((Path(folder) / CHECKPOINTS).glob("[0-9]*.zip"))
+    found = checkpoints(folder)
     return found[-1] if found else None
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The zip files of all checkpoints, the one with the fewest steps first."""
+    return sorted((Path(folder) / CHECKPOINTS).glob("[0-9]*.zip"))
 
 
 def restore(model: BaseAlgorithm, checkpoint: Path) -> None:

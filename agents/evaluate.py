@@ -113,7 +113,7 @@ class EvaluateAgentConfig:
             raise ConfigError(f"eyes is {self.eyes!r}; use raw or codec")
 
 
-def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
+def check_world(card: AgentCard, agent: str, told: str | None) -> None:
     """Refuse a world in which the agent was not trained, unless the user told so and it can play.
 
     An agent that learned in a real environment without a world may play in any that fits.
@@ -139,9 +139,10 @@ def _check_world(card: AgentCard, agent: str, told: str | None) -> None:
         )
 
 
-def _check_fit(
+def check_fit(
     model: BaseAlgorithm, card: AgentCard, space: gym.Space[Any], actions: ActionSpec
 ) -> None:
+    """Refuse an agent that sees or does something else than a world or an environment offers."""
     *grid, channels = space.shape or ()
     wanted = (*grid, channels * card.agent.frame_stack)
     if card.agent.observation == "frames":  # Stable-Baselines3 turns images
@@ -165,7 +166,7 @@ def _open_world(card: AgentCard, config: EvaluateAgentConfig) -> WorldModel | No
             )
         return None
     world = compile_step(load_world(path))
-    _check_world(card, config.agent.path, told)
+    check_world(card, config.agent.path, told)
     return world
 
 
@@ -214,7 +215,7 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
             summaries.append(Summary.of(place, name, played))
 
     if world is not None:
-        _check_fit(model, card, observation_space(world, observation), world.action_spec)
+        check_fit(model, card, observation_space(world, observation), world.action_spec)
         if config.dream:
             horizon = trained.horizon if wanted.horizon is None else wanted.horizon
             heat = trained.temperature if wanted.temperature is None else wanted.temperature
@@ -222,7 +223,7 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
             play("dream", dream, world.action_spec, None)
     if config.real:
         with contextlib.closing(make_real(world, rows, observation, card.source)) as real:
-            _check_fit(model, card, real.observation_space, real.action_spec)
+            check_fit(model, card, real.observation_space, real.action_spec)
             eyes = codec_eyes(world) if world is not None and config.eyes == "codec" else None
             play("real", real, real.action_spec, eyes)
     return summaries

@@ -57,6 +57,9 @@ class Batch(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step the masked rows; returns all observations, rewards (B,) and ends (B,) bool."""
 
+    def close(self) -> None:
+        """Free what the episodes are played with."""
+
 
 class DreamBatch:
     """Episodes inside a world; its observations are the imagination's."""
@@ -75,6 +78,9 @@ class DreamBatch:
         """See `Batch`."""
         moved = self._imagination.step(actions, skip=~rows)
         return moved.observations, moved.rewards, moved.terminated | moved.truncated
+
+    def close(self) -> None:
+        """See `Batch`; a dream holds nothing but memory."""
 
 
 class RealBatch:

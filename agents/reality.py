@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -80,9 +81,26 @@ def real_envs(
 
 
 def make_real(
-    world: WorldModel | None, num_envs: int, observation: str, source: SourceConfig | None = None
+    world: WorldModel | None,
+    num_envs: int,
+    observation: str,
+    source: SourceConfig | None = None,
+    limit: int | None = None,
 ) -> RealBatch:
-    """As `real_envs`, for playing a fixed set of episodes."""
+    """As `real_envs`, for playing a fixed set of episodes.
+
+    Args:
+        world: see `real_envs`, and so the next three.
+        num_envs: environments side by side.
+        observation: "frames" or "latents".
+        source: which.
+        limit: steps after which an episode is cut, where the source's own limit is not less.
+    """
+    if limit is not None and (source is not None or world is not None):
+        source = source_of(world) if source is None and world is not None else source
+        assert source is not None
+        own = source.max_episode_steps
+        source = replace(source, max_episode_steps=limit if own is None else min(limit, own))
     return RealBatch(real_envs(world, num_envs, observation, source))
 
 

@@ -62,7 +62,9 @@ COMMANDS = {
         resumes=True,
     ),
     "evaluate": Command(
-        "evaluate", "worldflow.evaluation.evaluate:main", "measure a world on held-out episodes"
+        "evaluate",
+        "worldflow.agents.evaluate_world:main",
+        "measure a world on held-out episodes, and beside its real game",
     ),
     "train-agent": Command(
         "train_agent", "worldflow.agents.train:main", "train an agent inside a world"

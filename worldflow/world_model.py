@@ -168,7 +168,7 @@ class WorldModel(nn.Module):
         flow, scored, sample = self.flow.step(state.flow, z, condition)
         score, features, cache = self.denoiser.step(sample.noisy, condition, state.denoiser)
         latents = tweedie(sample.noisy, score, self.config.sigma)
-        reward = terminated = None
+        reward = terminated = probability = None
         if self.reward_head is not None:
             reward = self.reward_head.mean(self.reward_head(features))
         if self.termination_head is not None:
@@ -180,6 +180,7 @@ class WorldModel(nn.Module):
             decode=self.decode,
             reward=reward,
             terminated=terminated,
+            termination_probability=probability,
             jacobi_iterations=sample.passes,
             sequential_fallbacks=sample.fallbacks,
         )

@@ -74,6 +74,7 @@ class Prediction(Scores):
         decode: from latents to frames, see `frame`.
         reward: (B,), or None for a world without a reward head.
         terminated: (B,) bool, or None for a world without a termination head.
+        termination_probability: with which `terminated` was drawn, (B,), or None.
         jacobi_iterations: passes of each block, the global one first, (B, blocks) int64.
         sequential_fallbacks: blocks whose iterates were not finite, so that they were inverted one
             token after another, (B,) int64.
@@ -83,6 +84,7 @@ class Prediction(Scores):
     decode: Callable[[Tensor], Tensor]
     reward: Tensor | None
     terminated: Tensor | None
+    termination_probability: Tensor | None
     jacobi_iterations: Tensor
     sequential_fallbacks: Tensor
 

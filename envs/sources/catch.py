@@ -90,6 +90,10 @@ class CatchEnv(gym.Env[np.ndarray, np.int64]):
             reward = 1.0 if caught else -1.0
         return self._frame(), reward, terminated, False, {}
 
+    def reseed(self, seed: int) -> None:
+        """Draw the drifts of the running episode from another seed from now on."""
+        self._np_random = np.random.default_rng(seed)
+
     def render(self) -> np.ndarray | None:
         """The current frame (64, 64, 3) uint8, or None without a render mode."""
         return self._frame() if self.render_mode == "rgb_array" else None

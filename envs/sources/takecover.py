@@ -37,7 +37,8 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
 
     A step is 4 tics of 1/35 second. Its reward is the number of tics it lasted, so that the return
     is the number of tics survived, as in published results. Death terminates an episode; after
-    2100 tics it is truncated. The last frame is the last screen before death.
+    2100 tics it is truncated. The last frame is the last screen before death. Infos have the
+    player's `health`, which no frame shows.
 
     Args:
         render_mode: None or "rgb_array".
@@ -74,7 +75,7 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
         self._tics = 0
         self._over = False
         self._frame = _resize(game.get_state().screen_buffer)
-        return self._frame.copy(), {}
+        return self._frame.copy(), {"health": self._health()}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold one button for 4 tics, or until death or the time limit.
@@ -101,7 +102,8 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
         self._over = terminated or truncated
         if screen is not None:
             self._frame = _resize(screen)
-        return self._frame.copy(), float(self._tics - start), terminated, truncated, {}
+        info = {"health": self._health()}
+        return self._frame.copy(), float(self._tics - start), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """The current frame (64, 64, 3) uint8, or None without a render mode."""
@@ -110,6 +112,12 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
     def close(self) -> None:
         """End the engine's process; a second call does nothing."""
         self._stop()
+
+    def _health(self) -> float:
+        """Of 100; 0 after death, whatever killed."""
+        from vizdoom import GameVariable
+
+        return max(0.0, float(self._running_game().get_game_variable(GameVariable.HEALTH)))
 
     def _running_game(self) -> DoomGame:
         if not self._stop.alive:

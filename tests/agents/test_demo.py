@@ -44,7 +44,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert sum(1 for _ in container.decode(video=0)) > 0
     page = (out / "report.html").read_text()
     assert "data:image/png;base64," in page
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 13
     assert "no data" not in page.split("Training</h2>")[0]
     assert "worldflow pretrain world=catch" in page
     assert "cp -r" in page

@@ -149,6 +149,7 @@ def test_the_command_writes_everything(
         "dream_beside_reality.mp4",
         "strip_000.png",
         "strip_001.png",
+        "true_and_other_actions.png",
     }
     figures = json.loads((out / "evaluation.json").read_text())
     assert figures["steps"] == list(range(1, 11))  # the longest episode ends the horizon
@@ -156,6 +157,14 @@ def test_the_command_writes_everything(
     assert len(figures["psnr_over_time"]["dream"]) == 10
     assert set(figures["jacobi_iterations"]) == {"global", "local 1", "local 2"}
     assert figures["score"]["frames"] >= 3
+    assert set(figures["ssim"]) == set(figures["psnr"])
+    assert figures["agreement"]["agreement"]["count"] == 3
+    assert figures["reward"]["error"]["on real frames"]["mean"] > 0
+    assert figures["termination"]["rate"]["real"]["mean"] > 0
+    page = (out / "report.html").read_text()
+    assert all(
+        f"<h2>{title}</h2>" in page for title in ("What actions do", "Rewards", "Terminations")
+    )
     printed = capsys.readouterr().out
     assert "PSNR of dream" in printed and "that the denoiser explains" in printed
     assert "exact score, lookahead 1" in (out / "report.html").read_text()

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from worldflow.errors import DataError
 from worldflow.evaluation.curves import read_metrics, read_pictures, read_scalars, thinned
-from worldflow.evaluation.plots import bar_chart, line_chart, log_ticks, ticks
+from worldflow.evaluation.plots import bar_chart, line_chart, log_ticks, scatter_chart, ticks
 from worldflow.evaluation.report import Report
 from worldflow.evaluation.strips import (
     GAP,
@@ -173,6 +173,24 @@ def test_bar_chart_has_a_bar_each() -> None:
     zero = float(above.attrib["y"]) + float(above.attrib["height"])
     assert zero == pytest.approx(float(below.attrib["y"]), abs=0.2)
     assert float(above.attrib["height"]) / float(below.attrib["height"]) == pytest.approx(1.5, 0.01)
+
+
+def test_scatter_chart_has_a_point_and_its_intervals_each() -> None:
+    x, y = np.array([[1.0, 0.5, 1.5], [3.0, 3.0, 3.0]]), np.array([[2.0, 1.0, 4.0]] * 2)
+    points = {"a<b": (x, y), "none": (np.zeros((0, 3)), np.zeros((0, 3)))}
+    root = ElementTree.fromstring(scatter_chart("t", "x", "y", points, diagonal=True))
+    first, second = root.findall("{*}circle")
+    assert float(first.attrib["cx"]) < float(second.attrib["cx"])
+    assert first.attrib["cy"] == second.attrib["cy"]
+    dashed = [line for line in root.findall("{*}line") if "stroke-dasharray" in line.attrib]
+    assert len(dashed) == 1
+    across = [line for line in root.findall("{*}line") if line.attrib["stroke"] == "#1f77b4"]
+    widths = [float(line.attrib["x2"]) - float(line.attrib["x1"]) for line in across]
+    heights = [float(line.attrib["y1"]) - float(line.attrib["y2"]) for line in across]
+    # both points: an interval across and one upwards
+    assert widths[0] > 0 and widths[1:] == [0, 0, 0]
+    assert heights[1] == heights[3] > 0 and heights[0] == heights[2] == 0
+    assert "no data" in scatter_chart("t", "x", "y", {})
 
 
 def test_report_holds_its_pictures_and_escapes_text() -> None:

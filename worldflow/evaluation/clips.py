@@ -30,6 +30,19 @@ class RealClips:
     valid: np.ndarray
 
 
+@dataclass(frozen=True)
+class RecordedClips(RealClips):
+    """Clips with what else was recorded.
+
+    Attributes:
+        rewards: (B, T) float32, that arrived with the frames.
+        terminated: (B, T) bool.
+    """
+
+    rewards: np.ndarray
+    terminated: np.ndarray
+
+
 def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.ndarray:
     """Indices of the episodes that pretraining held out; of all episodes if None.
 
@@ -71,7 +84,7 @@ def real_clips(
     context: int,
     start: str,
     seed: int,
-) -> RealClips:
+) -> RecordedClips:
     """Up to `count` clips, each from an episode of its own where there are enough.
 
     Args:
@@ -113,4 +126,6 @@ def real_clips(
     rows = [(row, 0) for row in range(len(slices))]
     frames, valid = load_clips([s.frames for s in slices], rows, length)
     actions, _ = load_clips([s.actions for s in slices], rows, length)
-    return RealClips(frames, actions, valid)
+    rewards, _ = load_clips([s.rewards for s in slices], rows, length)
+    terminated, _ = load_clips([s.terminated for s in slices], rows, length)
+    return RecordedClips(frames, actions, valid, rewards, terminated)

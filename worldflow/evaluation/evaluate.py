@@ -13,15 +13,25 @@ from omegaconf import MISSING
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
+from worldflow.evaluation.controllability import agreement_figures, other_actions
 from worldflow.evaluation.detection import Detected, DetectionConfig, detect
 from worldflow.evaluation.detection_report import print_detection
 from worldflow.evaluation.detectors.make import make_detectors
 from worldflow.evaluation.dream_error import dream_error_figures
-from worldflow.evaluation.metrics import bootstrap, decibels, psnr_over_time
+from worldflow.evaluation.metrics import bootstrap, decibels, masked_mean, psnr_over_time
 from worldflow.evaluation.output import write_evaluation
 from worldflow.evaluation.pixel_bits import pixel_figures
 from worldflow.evaluation.score_matching import EXACT, score_figures
-from worldflow.evaluation.simulate import Dreams, dream, errors, novelty_curves, reconstructions
+from worldflow.evaluation.signals import signal_figures
+from worldflow.evaluation.simulate import (
+    Dreams,
+    dream,
+    errors,
+    novelty_curves,
+    reconstructions,
+    similarities,
+)
+from worldflow.evaluation.simulator_report import ACTIONS, action_strip, simulator_lines
 from worldflow.novelty import noise_floor
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
@@ -111,6 +121,7 @@ class Evaluation:
         dreams: from the clips' first frames, under their actions.
         reconstructed: the clips through the codec, (B, T, H, W, 3) uint8.
         fps: frames a second of the source.
+        pictures: name to (H, W, 3) uint8, shown in the report's sections.
         detected: how well strangeness is detected, where it was measured.
     """
 
@@ -119,6 +130,7 @@ class Evaluation:
     dreams: Dreams
     reconstructed: np.ndarray
     fps: float
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
     detected: Detected | None = None
 
 
@@ -136,24 +148,32 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     longest = int(dataset.lengths[episodes].max())
     length = min(context + config.horizon, longest)
     clips = real_clips(dataset, episodes, config.clips, length, context, config.start, config.seed)
-    dreams = dream(
-        world,
-        clips,
-        config.samples,
-        config.batch,
-        config.world.temperature,
-        config.seed,
-        config.progress,
-    )
+    heat, seed = config.world.temperature, config.seed
+    dreams = dream(world, clips, config.samples, config.batch, heat, seed, config.progress)
     reconstructed = reconstructions(world, clips, config.batch)
     figures = _figures(config, world, clips, dreams, reconstructed)
+    signals = signal_figures(world, clips, dreams, config.batch, seed)
+    metadata = dataset.metadata
+    figures["reward"] = signals["reward"] if metadata.has_rewards else None
+    figures["termination"] = signals["termination"] if metadata.has_terminations else None
+    figures["agreement"], pictures = None, {}
+    others = other_actions(clips, context)
+    if world.action_spec.has_alternatives and others is not None:
+        moved, valid = others
+        other = dream(world, moved, config.samples, config.batch, heat, seed, config.progress)
+        figures["agreement"] = agreement_figures(clips, dreams, other, valid, context)
+        pictures[ACTIONS] = action_strip(clips, dreams, other, valid, context)
     detected = _detect(config, world, dataset, clips, dreams, figures)
-    return Evaluation(figures, clips, dreams, reconstructed, dataset.metadata.fps, detected)
+    return Evaluation(figures, clips, dreams, reconstructed, metadata.fps, pictures, detected)
 
 
 def main(config: EvaluateConfig) -> None:
-    """The command `worldflow evaluate`."""
-    evaluation = evaluate(config)
+    """Measure a world without its real environment, and write and print the result."""
+    deliver(config, evaluate(config))
+
+
+def deliver(config: EvaluateConfig, evaluation: Evaluation) -> None:
+    """Write an evaluation to `config.out` and print what matters most."""
     write_evaluation(evaluation, Path(config.out), config.strips)
     figures = evaluation.figures
     for name, estimate in figures["psnr"].items():
@@ -169,6 +189,8 @@ def main(config: EvaluateConfig) -> None:
     print(f"share of the flow's score that the denoiser explains {learned['mean']:.3f} {interval}")
     if evaluation.detected is not None:
         print_detection(figures["detection"], figures["dream_error"])
+    for line in simulator_lines(figures):
+        print(line)
     print(f"written to {config.out}; open {Path(config.out) / 'report.html'}")
 
 
@@ -185,6 +207,8 @@ def _figures(
     of_clips = {name: (e * valid).sum(1) / valid.sum(1) for name, e in squared.items()}
     novelty, nll = novelty_curves(world, clips, dreams, config.batch, config.seed)
     nll["noise floor"] = noise_floor(world.config.sigma)
+    similar = similarities(clips, dreams, reconstructed, context)
+    similar_clips = {name: (s * valid).sum(1) / valid.sum(1) for name, s in similar.items()}
     passes = dreams.iterations[:, valid].mean(axis=(0, 1))
     return {
         "settings": asdict(config),
@@ -194,6 +218,8 @@ def _figures(
         "clips_at_step": valid.sum(axis=0).tolist(),
         "psnr": {n: bootstrap(decibels(e)).to_dict() for n, e in of_clips.items()},
         "psnr_over_time": {n: _listed(psnr_over_time(e, valid)) for n, e in squared.items()},
+        "ssim": {n: bootstrap(s).to_dict() for n, s in similar_clips.items()},
+        "ssim_over_time": {n: _listed(masked_mean(s, valid)) for n, s in similar.items()},
         "novelty_over_time": {name: _listed(curve) for name, curve in novelty.items()},
         "nll_per_latent": nll,
         "pixel_bits": pixel_figures(world, clips, config.batch, config.seed),

@@ -12,6 +12,7 @@ from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.detection_report import add_detection, save_examples
 from worldflow.evaluation.plots import line_chart
 from worldflow.evaluation.report import Report
+from worldflow.evaluation.simulator_report import add_simulator
 from worldflow.evaluation.strips import save_png, strip
 from worldflow.evaluation.video import beside, write_video
 
@@ -30,6 +31,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, strips: int) -> None:
         old.unlink()
     for row in range(min(strips, len(evaluation.clips.frames))):
         save_png(folder / f"strip_{row:03d}.png", clip_strip(evaluation, row))
+    for name, image in evaluation.pictures.items():
+        save_png(folder / f"{name}.png", image)
     write_video(folder / VIDEO, clip_video(evaluation), evaluation.fps)
     save_examples(folder, evaluation.detected)
     report = Report("Dream beside reality")
@@ -82,6 +85,7 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
 
     report.svg(
         chart("PSNR over the horizon", "dB", figures["psnr_over_time"]),
+        chart("SSIM over the horizon", "1: equal", figures["ssim_over_time"]),
         chart("Novelty over time", "standard deviations", figures["novelty_over_time"]),
     )
     report.text(
@@ -97,6 +101,10 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         f"PSNR, {name} (dB, mean over clips)": f"{e['mean']:.2f} [{e['low']:.2f}, {e['high']:.2f}]"
         for name, e in figures["psnr"].items()
     }
+    quality |= {
+        f"SSIM, {name} (mean over clips)": f"{e['mean']:.4f} [{e['low']:.4f}, {e['high']:.4f}]"
+        for name, e in figures["ssim"].items()
+    }
     bits = {
         f"bits per dimension of the pixels, a bound, {part}": _interval(estimate)
         for part, estimate in figures["pixel_bits"].items()
@@ -104,6 +112,7 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
     rows = quality | bits | nll | passes
     report.table([{"figure": name, "value": value} for name, value in rows.items()])
     add_score(report, figures["score"])
+    add_simulator(report, figures, folder)
     if "detection" in figures:
         add_detection(report, figures["detection"], figures["dream_error"], folder)
 

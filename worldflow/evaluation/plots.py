@@ -102,6 +102,50 @@ def bar_chart(title: str, y_label: str, bars: Mapping[str, tuple[float, float, f
     return _frame(title, "", y_label, parts)
 
 
+def scatter_chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    diagonal: bool = False,
+) -> str:
+    """An SVG chart of named groups of points, with intervals where these are not empty.
+
+    Args:
+        title: above the chart.
+        x_label: below the x axis.
+        y_label: beside the y axis.
+        points: name to x (n, 3) and y (n, 3), each value, low and high, all finite.
+        diagonal: whether to draw y = x.
+    """
+    groups = [(np.ravel(x), np.ravel(y)) for x, y in points.values()]
+    if not sum(len(x) for x, _ in groups):
+        return _frame(title, x_label, y_label, ['<text x="60" y="150">no data</text>'])
+    x_range, y_range = (_range(np.concatenate([g[i] for g in groups])) for i in (0, 1))
+    parts = _axes(x_range, y_range)
+    if diagonal:
+        low, high = max(x_range[0], y_range[0]), min(x_range[1], y_range[1])
+        if low < high:
+            ends = f'x1="{_x(low, x_range):.1f}" y1="{_y(low, y_range):.1f}"'
+            ends += f' x2="{_x(high, x_range):.1f}" y2="{_y(high, y_range):.1f}"'
+            parts.append(f'<line {ends} stroke="#999" stroke-dasharray="4 4"/>')
+    for index, (name, (xs, ys)) in enumerate(points.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        for x, y in zip(xs, ys, strict=True):
+            column, line = _x(x[0], x_range), _y(y[0], y_range)
+            across = f'x1="{_x(x[1], x_range):.1f}" x2="{_x(x[2], x_range):.1f}"'
+            up = f'y1="{_y(y[1], y_range):.1f}" y2="{_y(y[2], y_range):.1f}"'
+            parts.append(f'<line {across} y1="{line:.1f}" y2="{line:.1f}" stroke="{colour}"/>')
+            parts.append(f'<line x1="{column:.1f}" x2="{column:.1f}" {up} stroke="{colour}"/>')
+            parts.append(f'<circle cx="{column:.1f}" cy="{line:.1f}" r="3" fill="{colour}"/>')
+        place = f'x="{LEFT + 6}" y="{TOP + 12 + 13 * index}"'
+        parts.append(
+            f'<text {place} fill="{colour}" paint-order="stroke" stroke="#fff" '
+            f'stroke-width="3">{escape(name)}</text>'
+        )
+    return _frame(title, x_label, y_label, parts)
+
+
 def _finite(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> np.ndarray:
     points = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)], axis=1)
     return points[np.isfinite(points).all(axis=1)]

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from worldflow.conditioning import wrong_actions
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.metrics import masked_mean, squared_error
+from worldflow.evaluation.ssim import ssim
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Scores
@@ -27,6 +28,9 @@ class Dreams:
         novelty: (S, B, T').
         iterations: Jacobi passes of each block, the global one first, (S, B, T', blocks).
         uncertainty: nats, (S, B, T').
+        rewards: (S, B, T'); None from a world without a reward head.
+        terminated: (S, B, T') bool, drawn at every step, as a dream here goes on after an end; None
+            from a world without a termination head.
     """
 
     frames: np.ndarray
@@ -34,6 +38,8 @@ class Dreams:
     novelty: np.ndarray
     iterations: np.ndarray
     uncertainty: np.ndarray
+    rewards: np.ndarray | None = None
+    terminated: np.ndarray | None = None
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
@@ -64,7 +70,11 @@ def dream(
     context, count, length = world.config.context, *clips.valid.shape
     generator = torch.Generator().manual_seed(seed)
     rows = np.tile(np.arange(count), samples)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in Dreams.__dataclass_fields__}
+    signals = {"rewards": "reward", "terminated": "termination"}
+    absent = {name for name, h in signals.items() if getattr(world, f"{h}_head") is None}
+    parts: dict[str, list[np.ndarray]] = {
+        n: [] for n in Dreams.__dataclass_fields__ if n not in absent
+    }
     total = len(list(chunks(len(rows), batch))) * (length - context)
     with tqdm(total=total, desc="dream", unit="step", disable=not progress) as bar:
         for piece in chunks(len(rows), batch):
@@ -79,6 +89,10 @@ def dream(
                 steps["novelty"].append(made.novelty)
                 steps["iterations"].append(made.jacobi_iterations)
                 steps["uncertainty"].append(made.uncertainty)
+                if made.reward is not None:
+                    steps["rewards"].append(made.reward)
+                if made.terminated is not None:
+                    steps["terminated"].append(made.terminated)
                 bar.update()
             for name, values in steps.items():
                 parts[name].append(torch.stack(values, dim=1).cpu().numpy())
@@ -134,6 +148,18 @@ def errors(
         "dream": squared_error(dreams.frames, real[None]).mean(axis=0),
         "copy last frame": squared_error(clips.frames[:, context - 1 : context], real),
         "codec": squared_error(reconstructed[:, context:], real),
+    }
+
+
+def similarities(
+    clips: RealClips, dreams: Dreams, reconstructed: np.ndarray, context: int
+) -> dict[str, np.ndarray]:
+    """SSIM (B, T') over the dreamed steps, of the same three as `errors`."""
+    real = clips.frames[:, context:]
+    return {
+        "dream": ssim(dreams.frames, real[None]).mean(axis=0),
+        "copy last frame": ssim(clips.frames[:, context - 1 : context], real),
+        "codec": ssim(reconstructed[:, context:], real),
     }
 
 
