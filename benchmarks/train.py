@@ -25,8 +25,9 @@ from updates import time_codec_updates, time_flow_updates
 from worldflow.actions import ActionSpec
 from worldflow.config import load_config
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.training.codec_stage import CodecStage
 from worldflow.training.flow_stage import FlowStage

@@ -12,7 +12,8 @@ import pytest
 
 from worldflow.actions import ActionSpec
 from worldflow.config import load_config
-from worldflow.data.episodes import EpisodeDataset, split
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.detection import DetectionConfig, detect
 from worldflow.evaluation.dream_error import correlations
@@ -83,7 +84,7 @@ def test_known_detectors(make_dataset: Callable[..., EpisodeDataset]) -> None:
         "simpler images",
         "another game",
     ]
-    held_out = split(dataset, 0.5, 0)[1]
+    held_out = split(dataset.recordings, 0.5, 0)[1]
     long = {int(e) for e in held_out if LENGTHS[e] >= 10}
     assert figures["episodes"] == len(long) and figures["clips"] == 2 * len(long)
     assert set(recorder.frames[0][:, 0, 0, 0, 0].tolist()) == long

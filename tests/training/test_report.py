@@ -20,7 +20,8 @@ from training_runs import tiny_pretraining, write_dataset
 import worldflow
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
+from worldflow.data.splitting import split
 from worldflow.evaluation.curves import read_metrics
 from worldflow.novelty import noise_floor
 from worldflow.training.joint_stage import JointTraining
@@ -106,7 +107,7 @@ def test_calibration_data_settings_and_next_command(run: Finished) -> None:
 
     data = {row[""]: row["value"] for row in tables(parts["Data"])[0]}
     dataset = EpisodeDataset(run.config.data.path)
-    _, held_out = split(dataset, 0.34, 0)
+    _, held_out = split(dataset.recordings, 0.34, 0)
     assert data["episodes"] == f"6, of which {len(held_out)} are held out"
     assert data["steps"] == f"42, of which {7 * len(held_out)} are held out"
     assert data["lossy compression"] == "none known" and data["source"] == '{"env_id": "none"}'

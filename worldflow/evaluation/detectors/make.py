@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldflow.data.episodes import EpisodeDataset, split
-from worldflow.evaluation.clips import held_out_episodes
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.ensemble import Disagreement, PredictionError, fit_members
 from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty
@@ -36,9 +36,7 @@ def make_detectors(
         updates: of each baseline network.
         progress: show progress bars.
     """
-    held_out = world.spec.held_out
-    held_out_episodes(dataset, held_out)  # checks that it is the same dataset
-    training = split(dataset, held_out.fraction, held_out.seed)[0]
+    training, _ = split_of(dataset, world.spec.held_out)
     latents = LatentEpisodes(world.codec, dataset, folder)
     members = fit_members(
         world, latents, dataset.lengths, training, updates, folder, seed, progress
