@@ -55,6 +55,9 @@ COMMANDS = {
     "evaluate": Command(
         "evaluate", "worldflow.evaluation.evaluate:main", "measure a world on held-out episodes"
     ),
+    "calibrate": Command(
+        "calibrate", "worldflow.calibrate:main", "measure anew what a world finds typical"
+    ),
     "train-agent": Command(
         "train_agent", "worldflow.agents.train:main", "train an agent inside a world"
     ),
