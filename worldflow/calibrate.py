@@ -20,7 +20,7 @@ from worldflow.scoring import FULL_FORWARD_FRAMES, score_video
 from worldflow.storage import find_world, load_world, write_calibration
 from worldflow.world_model import WorldModel
 
-CLIPS = 192
+FRAMES = 10_000
 ROWS = 8  # clips scored at once
 
 
@@ -56,18 +56,18 @@ class CalibrateConfig:
     Attributes:
         world: the world, whose `calibration.json` is replaced.
         data: real episodes.
-        clips: at most as many clips are measured, of up to `FULL_FORWARD_FRAMES` frames.
+        frames: about as many are measured, if there are so many.
         seed: of the choice of clips and of the noise on their latents.
     """
 
     world: CalibratedWorld = field(default_factory=CalibratedWorld)
     data: CalibrationData = field(default_factory=CalibrationData)
-    clips: int = CLIPS
+    frames: int = FRAMES
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise ConfigError(f"clips is {self.clips}; it must be at least 1")
+        if self.frames < 1:
+            raise ConfigError(f"frames is {self.frames}; it must be at least 1")
 
 
 def main(config: CalibrateConfig) -> Path:
@@ -87,7 +87,7 @@ def main(config: CalibrateConfig) -> Path:
         )
     known = None if config.data.unseen else world.spec.held_out
     episodes = held_out_episodes(dataset, known)
-    calibration = calibrate(world, dataset, episodes, config.seed, config.clips)
+    calibration = calibrate(world, dataset, episodes, config.seed, config.frames)
     path = write_calibration(folder, calibration)
     print(f"{path}: calibrated on {calibration.frames} held-out frames")
     return path
@@ -99,7 +99,7 @@ def calibrate(
     dataset: EpisodeDataset,
     episodes: np.ndarray,
     seed: int,
-    clips: int = CLIPS,
+    frames: int = FRAMES,
 ) -> Calibration:
     """From held-out frames that have at least as much past as a dream starts with.
 
@@ -108,7 +108,7 @@ def calibrate(
         dataset: to read from.
         episodes: indices of the episodes to use.
         seed: of the choice of clips and of the noise.
-        clips: at most as many are measured, none of which overlap.
+        frames: about as many are measured, in clips of up to `FULL_FORWARD_FRAMES` frames.
 
     Raises:
         DataError: no episode is longer than the world's context.
@@ -122,20 +122,22 @@ def calibrate(
         )
     length = min(FULL_FORWARD_FRAMES, max(int(lengths[index]) for index in long))
     cuts = [(e, s) for e in long for s in range(0, int(lengths[e]) - context, length)]
-    order = np.random.default_rng(seed).permutation(len(cuts))[:clips].tolist()
+    order = np.random.default_rng(seed).permutation(len(cuts)).tolist()
     log_prob: list[Tensor] = []
     seen: list[Tensor] = []
     dreamed: list[Tensor] = []
     device = next(world.parameters()).device
     for begin in range(0, len(order), ROWS):
+        if sum(map(len, log_prob)) >= frames:
+            break
         numbers = order[begin : begin + ROWS]
         slices = [dataset.read(e, s, s + length) for e, s in (cuts[k] for k in numbers)]
         rows = [(row, 0) for row in range(len(slices))]
-        frames, valid = load_clips([s.frames for s in slices], rows, length)
+        shown, valid = load_clips([s.frames for s in slices], rows, length)
         actions, _ = load_clips([s.actions for s in slices], rows, length)
         known, _ = load_clips([s.known for s in slices], rows, length)
         generators = [generator_of(np.random.SeedSequence([seed, k])) for k in numbers]
-        tensors = (torch.from_numpy(a).to(device) for a in (frames, actions))
+        tensors = (torch.from_numpy(a).to(device) for a in (shown, actions))
         on_device = torch.from_numpy(known).to(device)
         scores = score_video(world, *tensors, generators, on_device)
         for row, count in enumerate(valid.sum(axis=1).tolist()):
