@@ -137,9 +137,10 @@ def calibrate(
         actions, _ = load_clips([s.actions for s in slices], rows, length)
         known, _ = load_clips([s.known for s in slices], rows, length)
         generators = [generator_of(np.random.SeedSequence([seed, k])) for k in numbers]
-        tensors = (torch.from_numpy(a).to(device) for a in (shown, actions))
-        on_device = torch.from_numpy(known).to(device)
-        scores = score_video(world, *tensors, generators, on_device)
+        video, taken, recorded = (
+            torch.from_numpy(array).to(device) for array in (shown, actions, known)
+        )
+        scores = score_video(world, video, taken, generators, recorded)
         for row, count in enumerate(valid.sum(axis=1).tolist()):
             kept = slice(context, count)
             log_prob.append(scores.log_likelihood[row, kept].cpu())
