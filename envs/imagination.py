@@ -13,6 +13,7 @@ from worldflow.compiled import compile_step
 from worldflow.envs.spaces import observation_space
 from worldflow.envs.transition import Transition, no_scores
 from worldflow.errors import DataError
+from worldflow.novelty import RunningNovelty
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Prediction, WorldState
@@ -31,13 +32,16 @@ class Imagination:
         horizon: steps after which an episode is truncated.
         temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
         observation: "frames", or "latents", with which no step runs the codec's decoder.
+        novelty_window: the score `novelty` is that of so many last frames together.
+        max_novelty: an episode is truncated where `novelty` is larger; None: never for this.
 
     Attributes:
         observation_space: of one row.
 
     Raises:
         ValueError: an argument is out of range.
-        WorldFormatError: the world cannot be loaded, or (MissingHeadError) lacks a head.
+        WorldFormatError: the world cannot be loaded, lacks a head (MissingHeadError), or its
+            calibration lacks what windows and limits of novelty need.
         DataError: its pretraining was not finished, so that it has no starting contexts.
     """
 
@@ -48,11 +52,15 @@ class Imagination:
         horizon: int = 1000,
         temperature: float = 1.0,
         observation: str = "frames",
+        novelty_window: int = 1,
+        max_novelty: float | None = None,
     ) -> None:
         if num_envs < 1 or horizon < 1:
             raise ValueError(f"num_envs={num_envs} and horizon={horizon} must be at least 1")
         if not 0.0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and not negative, got {temperature}")
+        if max_novelty is not None and not max_novelty > 0.0:
+            raise ValueError(f"max_novelty must be positive, got {max_novelty}")
         # a world that only this env uses can be compiled; a user's own may still be trained
         self.world = world if isinstance(world, WorldModel) else compile_step(load_world(world))
         self.num_envs, self.horizon, self.temperature = num_envs, horizon, temperature
@@ -66,6 +74,11 @@ class Imagination:
         self.elapsed = np.zeros(num_envs, dtype=np.int64)
         self._generators: list[torch.Generator | None] = [None] * num_envs
         self._state: WorldState | None = None
+        self.max_novelty = max_novelty
+        self._running: RunningNovelty | None = None
+        if novelty_window != 1 or max_novelty is not None:
+            measure = self.world.calibration.require("dreamed")
+            self._running = RunningNovelty(measure, novelty_window, num_envs)
 
     @property
     def started(self) -> bool:
@@ -122,6 +135,8 @@ class Imagination:
             chosen = contexts[row]
             picks[row] = drawn if chosen is None else chosen
             generators[row] = generator
+            if self._running is not None:
+                self._running.reset(row)
         fresh = self.world.initial_state(
             self._tensor(self._contexts.frames[picks]),
             self._tensor(self._contexts.actions[picks]),
@@ -169,14 +184,18 @@ class Imagination:
         # `require_heads` made sure of both.
         assert prediction.reward is not None and prediction.terminated is not None
         terminated = _copy(prediction.terminated) & active
-        truncated = (self.elapsed >= self.horizon) & active & ~terminated
+        scores = self._scores(prediction, active)
+        truncated = self.elapsed >= self.horizon
+        if self.max_novelty is not None:
+            truncated = truncated | (scores["novelty"] > self.max_novelty)
+        truncated = truncated & active & ~terminated
         self.needs_reset = self.needs_reset | terminated | truncated
         return Transition(
             observations=self._observe(),
             rewards=np.where(active, _copy(prediction.reward).astype(np.float64), 0.0),
             terminated=terminated,
             truncated=truncated,
-            scores=self._scores(prediction, active),
+            scores=scores,
         )
 
     @property
@@ -237,6 +256,9 @@ class Imagination:
         scores = no_scores(self.num_envs, self._blocks)
         for name, values in scores.items():
             values[active] = _copy(getattr(prediction, name))[active]
+        if self._running is not None:
+            novelty = self._running.add(prediction.statistics, active.tolist())
+            scores["novelty"] = _copy(novelty.double())
         return scores
 
 

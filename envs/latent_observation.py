@@ -9,8 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from worldflow.envs.spaces import observation_space
-from worldflow.errors import ConfigError
+from worldflow.envs.spaces import observation_space, require_frames
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
@@ -34,12 +33,7 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, np.ndarray]):
     def __init__(self, env: gym.Env[np.ndarray, Any], world: str | Path | WorldModel) -> None:
         super().__init__(env)
         self.world = world if isinstance(world, WorldModel) else load_world(world)
-        space, shape = env.observation_space, tuple(self.world.frame_shape)
-        if space.shape != shape or space.dtype != np.uint8:
-            raise ConfigError(
-                f"the env observes {space}, but this world's codec takes frames {shape} uint8; "
-                f"make the env by worldflow.envs.sources.make_source with frame_size={shape[0]}"
-            )
+        require_frames(env.observation_space, self.world)
         self.observation_space = observation_space(self.world, "latents")
 
     def observation(self, observation: np.ndarray) -> np.ndarray:

@@ -68,3 +68,23 @@ def observation_space(world: WorldModel, observation: str) -> spaces.Box:
     if observation == "frames":
         return spaces.Box(0, 255, world.frame_shape, np.uint8)
     return spaces.Box(-np.inf, np.inf, (world.tokens, world.channels), np.float32)
+
+
+def require_frames(space: gym.Space[Any], world: WorldModel) -> None:
+    """Raises ConfigError unless one env observes frames as the world's codec takes them."""
+    shape = tuple(world.frame_shape)
+    if space.shape != shape or space.dtype != np.uint8:
+        raise ConfigError(
+            f"the env observes {space}, but this world's codec takes frames {shape} uint8; "
+            f"make the env by worldflow.envs.sources.make_source with frame_size={shape[0]}"
+        )
+
+
+def require_actions(space: gym.Space[Any], world: WorldModel) -> None:
+    """Raises ConfigError unless one env has the world's actions."""
+    found = action_spec(space)
+    if found != world.action_spec:
+        raise ConfigError(
+            f"the env has actions {found}, but this world has {world.action_spec}; "
+            "use the world of this env, or wrap the env's actions as its source does"
+        )

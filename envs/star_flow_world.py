@@ -28,7 +28,8 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
     - `log_likelihood`: nats, exact, of the frame under the world; a float.
     - `bits_per_dim`: the same as bits per latent dimension; a float.
     - `uncertainty`: nats, the entropy of the predicted frame; a float.
-    - `novelty`: standard deviations from what is typical of held-out data; a float.
+    - `novelty`: how rare such a frame would be among held-out ones, in standard deviations; a
+      float, see docs/novelty.md.
     - `jacobi_iterations`: (blocks,) int64, the sampler's passes in each block.
     - `sequential_fallbacks`: blocks that had to be inverted token by token, as the iteration gave
       numbers that are not finite; an int.
@@ -45,10 +46,12 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
         render_mode: None, "rgb_array" or "human".
         observation: "frames", (H, W, 3) uint8, or "latents", their denoised latents (N, C) float32;
             with latents the codec's decoder runs only for what is rendered.
+        novelty_window: `novelty` is that of so many last frames together.
+        max_novelty: the episode is truncated where `novelty` is larger; None: never for this.
 
     Raises:
         ValueError: an argument is out of range.
-        WorldFormatError: the world cannot be loaded.
+        WorldFormatError: the world cannot be loaded, or is not calibrated for these limits.
 
     Examples:
         >>> import gymnasium as gym, worldflow
@@ -72,9 +75,13 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
         temperature: float = 1.0,
         render_mode: str | None = None,
         observation: str = "frames",
+        novelty_window: int = 1,
+        max_novelty: float | None = None,
     ) -> None:
         check_render_mode(render_mode)
-        self.imagination = Imagination(world, 1, horizon, temperature, observation)
+        self.imagination = Imagination(
+            world, 1, horizon, temperature, observation, novelty_window, max_novelty
+        )
         self.render_mode = render_mode
         # A copy of the class's dictionary, since each world has its own rate.
         self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}

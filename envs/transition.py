@@ -18,7 +18,7 @@ class Transition:
             float32, see `worldflow.envs.spaces.observation_space`.
         rewards: (B,) float64; 0 where nothing was stepped.
         terminated: (B,) bool, the world says that the episode ended.
-        truncated: (B,) bool, the horizon was reached without termination.
+        truncated: (B,) bool, the horizon or the limit of novelty was reached without termination.
         scores: name to (B,) float64, and to int64 `jacobi_iterations` (B, blocks)
             and `sequential_fallbacks` (B,).
     """

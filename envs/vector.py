@@ -36,6 +36,8 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         temperature: factor on the noise of every imagined frame; 1 is the model's distribution.
         render_mode: None, "rgb_array" or "human" (all rows in one window).
         observation: "frames" or "latents", as for the single env.
+        novelty_window: as for the single env.
+        max_novelty: as for the single env.
         max_episode_steps: Gymnasium's own time limit; the smaller of it and `horizon` counts.
         autoreset_mode: an `AutoresetMode` or its value. NEXT_STEP: the step after an episode's end
             ignores the row's action and returns the reset observation with reward 0. SAME_STEP: the
@@ -62,13 +64,17 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         temperature: float = 1.0,
         render_mode: str | None = None,
         observation: str = "frames",
+        novelty_window: int = 1,
+        max_novelty: float | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
         check_render_mode(render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         limit = horizon if max_episode_steps is None else min(horizon, max_episode_steps)
-        self.imagination = Imagination(world, num_envs, limit, temperature, observation)
+        self.imagination = Imagination(
+            world, num_envs, limit, temperature, observation, novelty_window, max_novelty
+        )
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.metadata = {

@@ -20,7 +20,6 @@ from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import RewardHead, TerminationHead, symexp, symlog
-from worldflow.novelty import Calibration
 from worldflow.randomness import normal, uniform
 from worldflow.testing import randomize
 
@@ -199,18 +198,6 @@ def test_termination_head() -> None:
     torch.testing.assert_close(head.probability(logits), torch.tensor([0.5, 1.0]))
     loss = head.loss(logits, torch.tensor([True, True]))
     assert loss[0].item() == pytest.approx(math.log(2)) and loss[1] < 1e-6
-
-
-def test_calibration_of_a_known_sample() -> None:
-    values = torch.arange(101.0)
-    calibration = Calibration.fit(values)
-    assert calibration.mean == 50.0 and calibration.frames == 101
-    assert calibration.quantiles[4] == 50.0 and calibration.quantiles[1] == 1.0
-    novelty = calibration.novelty(
-        torch.tensor([50.0, 50.0 + calibration.std, 50 - calibration.std])
-    )
-    torch.testing.assert_close(novelty, torch.tensor([0.0, 1.0, 1.0]))
-    assert Calibration.from_dict(calibration.to_dict(), "x") == calibration
 
 
 def test_each_row_draws_from_its_own_generator() -> None:

@@ -13,9 +13,10 @@ import worldflow
 from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError, DataError, MissingHeadError
 from worldflow.heads import HeadsConfig
+from worldflow.scoring import FULL_FORWARD_FRAMES
 from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world
-from worldflow.world_model import FULL_FORWARD_FRAMES, WorldModel
+from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig
 from worldflow.world_state import WorldState
 
@@ -169,8 +170,8 @@ def test_scores_have_their_closed_forms() -> None:
     log_p = world.log_prob(frames, actions)
     assert torch.equal(scores.log_likelihood, log_p)  # no generator: the same noise each time
     torch.testing.assert_close(scores.bits_per_dim, -log_p / (world.dimensions * math.log(2)))
-    expected = (log_p - world.calibration.mean).abs() / world.calibration.std
-    torch.testing.assert_close(scores.novelty, expected)
+    table = world.calibration.require("seen").windows[1]
+    torch.testing.assert_close(scores.novelty, table.novelty(scores.statistics))
 
 
 def test_entropy_of_the_identity_flow_is_that_of_the_normal() -> None:

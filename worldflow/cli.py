@@ -66,6 +66,9 @@ COMMANDS = {
         "worldflow.agents.evaluate_world:main",
         "measure a world on held-out episodes, and beside its real game",
     ),
+    "calibrate": Command(
+        "calibrate", "worldflow.calibrate:main", "measure anew what a world finds typical"
+    ),
     "train-agent": Command(
         "train_agent", "worldflow.agents.train:main", "train an agent inside a world"
     ),

@@ -1,80 +1,168 @@
-"""From log-likelihoods to scores that an agent can read."""
+"""From what the flow says of frames to scores for agents; docs/novelty.md explains them.
+
+Novelty is made of statistics v_j of a frame, each the mean over its tokens:
+
+    r = sqrt(sum_j ((v_j - mean_j) / std_j)^2)       of a frame that was seen
+    r = (v - mean) / std                             of a dreamed one, whose v is its uncertainty
+    novelty = Phi^-1(1 - p / 2),  p = the share of held-out real frames with an r at least as large
+
+so it is 0 for the least remarkable frame, its unit is one standard deviation of a normal
+distribution, and p = erfc(novelty / sqrt(2)).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-from worldflow.errors import WorldFormatError
+# Shares of the held-out frames beyond a level, and the novelty of that level.
+TAILS = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001)
+SEEN = ("energy", "correlation", "detail")  # the statistics of a frame that was seen
+DREAMED = ("uncertainty",)  # and of a dreamed one
+WINDOWS = (1, 2, 4, 8, 16)  # frames whose novelty is measured together
 
-QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+
+def novelty_of(p_value: float) -> float:
+    """The novelty that a share `p_value` of held-out real frames reaches: Phi^-1(1 - p / 2).
+
+    Raises:
+        ValueError: the share is not in (0, 1].
+    """
+    if not 0.0 < p_value <= 1.0:
+        raise ValueError(f"p_value={p_value} must be a share of the frames, in (0, 1]")
+    return 0.0 if p_value == 1.0 else NormalDist().inv_cdf(1.0 - p_value / 2.0)
+
+
+def p_value_of(novelty: Tensor) -> Tensor:
+    """The share of held-out real frames that are at least as novel: erfc(novelty / sqrt(2))."""
+    return torch.erfc(novelty / math.sqrt(2.0))
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How log-likelihoods of held-out real frames are distributed, given their past.
+class Table:
+    """How statistics of held-out real frames are distributed.
 
     Attributes:
-        mean: of the log-likelihood of a frame, nats.
+        mean: of each statistic (J,); of tokens (N, J).
         std: of the same.
-        quantiles: of the same, at `QUANTILES`; for readers of the file.
-        frames: number of held-out frames measured.
+        levels: r at which a share `TAILS` of the frames lies beyond; rises.
+        one_sided: whether r is signed: only larger values are strange.
     """
 
-    mean: float
-    std: float
-    quantiles: tuple[float, ...]
-    frames: int
+    mean: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    std: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    levels: tuple[float, ...]
+    one_sided: bool
 
     @classmethod
-    def fit(cls, log_prob: Tensor) -> Calibration:
-        """From log-likelihoods of held-out frames, any shape."""
-        values = log_prob.flatten().double()
-        levels = torch.tensor(QUANTILES, dtype=torch.float64)
-        return cls(
-            mean=float(values.mean()),
-            std=float(values.std()),
-            quantiles=tuple(torch.quantile(values, levels).tolist()),
-            frames=len(values),
-        )
+    def fit(cls, statistics: Tensor, one_sided: bool) -> Table:
+        """From statistics (M, J) of M frames, or (M, N, J) of their tokens."""
+        values = statistics.double()
+        mean, std = values.mean(dim=0), values.std(dim=0, correction=0)
+        # a statistic that never varies, as in frames of one colour, still has a unit
+        std = std.clamp(min=1e-6)
+        r = _distance((values - mean) / std, one_sided).flatten()
+        levels = torch.quantile(r, 1.0 - torch.tensor(TAILS, dtype=torch.float64))
+        return cls(_tuples(mean), _tuples(std), tuple(levels.tolist()), one_sided)
 
-    def novelty(self, log_prob: Tensor) -> Tensor:
-        """|log p - mean| / std: 0 is typical, the unit is one standard deviation of held-out data.
+    def novelty(self, statistics: Tensor) -> Tensor:
+        """Statistics (..., J), or (..., N, J) of tokens, to novelty (...) or (..., N).
 
-        Two-sided, since a flow can give a strange but simple image a higher likelihood than any
-        real one (typicality, Nalisnick et al. 2019).
+        Beyond the rarest level it grows with r, one for one.
         """
-        return (log_prob - self.mean).abs() / self.std
+        mean, std, levels, scores = (t.to(statistics) for t in self._tensors)
+        r = _distance((statistics - mean) / std, self.one_sided)
+        above = torch.searchsorted(levels, r.contiguous(), right=True).clamp(1, len(levels) - 1)
+        low, high = levels[above - 1], levels[above]
+        share = ((r - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+        inside = torch.lerp(scores[above - 1], scores[above], share)
+        return torch.where(r > levels[-1], scores[-1] + r - levels[-1], inside)
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able form; `from_dict` is its inverse."""
-        return asdict(self)
+    @cached_property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        scores = [novelty_of(p) for p in TAILS]
+        parts = (self.mean, self.std, self.levels, scores)
+        return tuple(torch.tensor(part, dtype=torch.float64) for part in parts)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str) -> Calibration:
-        """What `to_dict` wrote; `where` names the file in errors."""
-        try:
-            result = cls(
-                mean=float(values["mean"]),
-                std=float(values["std"]),
-                quantiles=tuple(float(q) for q in values["quantiles"]),
-                frames=int(values["frames"]),
+
+@dataclass(frozen=True)
+class Measure:
+    """Novelty of one kind of frames.
+
+    Attributes:
+        windows: the table of the mean over 1, 2, 4, ... frames in a row; 1 is always there.
+        tokens: the table of single tokens.
+    """
+
+    windows: dict[int, Table]
+    tokens: Table
+
+    def novelty(self, statistics: Tensor) -> Tensor:
+        """Of single frames: statistics (..., J) to (...)."""
+        return self.windows[1].novelty(statistics)
+
+    def over(self, statistics: Tensor, window: int) -> Tensor:
+        """Of the last `window` frames together, or as many as there are: (B, T, J) to (B, T).
+
+        Where fewer frames are there, the largest window that they fill counts.
+
+        Raises:
+            ValueError: the world was calibrated for no such window.
+        """
+        running = RunningNovelty(self, window, len(statistics))
+        frames = [running.add(statistics[:, t]) for t in range(statistics.shape[1])]
+        return torch.stack(frames, dim=1)
+
+
+class RunningNovelty:
+    """Novelty over the last frames of B episodes, frame by frame.
+
+    Args:
+        measure: of the kind of frames.
+        window: frames measured together.
+        rows: B.
+
+    Raises:
+        ValueError: the world was calibrated for no such window.
+    """
+
+    def __init__(self, measure: Measure, window: int, rows: int) -> None:
+        if window not in measure.windows:
+            raise ValueError(
+                f"window={window}: this world is calibrated for windows of "
+                f"{sorted(measure.windows)} frames; choose one of them, or recalibrate it on "
+                "longer episodes (worldflow calibrate)"
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorldFormatError(
-                f"{where}: calibration field is missing or not a number ({error}); "
-                "pretrain the world again or restore the file"
-            ) from error
-        if not (math.isfinite(result.mean) and math.isfinite(result.std) and result.std > 0):
-            raise WorldFormatError(f"{where}: `mean` and `std` must be finite and std > 0")
-        return result
+        self.window = window
+        self._tables = {n: t for n, t in measure.windows.items() if n <= window}
+        self._last: list[list[Tensor]] = [[] for _ in range(rows)]
 
+    def reset(self, row: int) -> None:
+        """Forget a row's frames: its episode ended."""
+        self._last[row] = []
 
-UNCALIBRATED = Calibration(math.nan, math.nan, (math.nan,) * len(QUANTILES), 0)
+    def add(self, statistics: Tensor, rows: Sequence[bool] | None = None) -> Tensor:
+        """Add a frame (B, J) to each row; returns novelty (B,).
+
+        Args:
+            statistics: of the frames.
+            rows: which rows have one; None: all. The others get NaN.
+        """
+        novelty = statistics.new_full((len(self._last),), math.nan)
+        for row, last in enumerate(self._last):
+            if rows is not None and not rows[row]:
+                continue
+            last.append(statistics[row])
+            del last[: -self.window]
+            size = max(n for n in self._tables if n <= len(last))
+            novelty[row] = self._tables[size].novelty(torch.stack(last[-size:]).mean(dim=0))
+        return novelty
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
@@ -93,3 +181,12 @@ def prediction_entropy(log_scale: Tensor, dimensions: int) -> Tensor:
     The scales are those along one frame, a sample of the prediction in a dream.
     """
     return log_scale + 0.5 * dimensions * (1.0 + math.log(2.0 * math.pi))
+
+
+def _distance(standard: Tensor, one_sided: bool) -> Tensor:
+    return standard[..., 0] if one_sided else standard.square().sum(dim=-1).sqrt()
+
+
+def _tuples(values: Tensor) -> tuple[float, ...] | tuple[tuple[float, ...], ...]:
+    rows = values.tolist()
+    return tuple(tuple(row) if isinstance(row, list) else row for row in rows)

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from worldflow.actions import ActionSpec
+from worldflow.calibration import REMEDY, UNCALIBRATED, Calibration
+from worldflow.data.metadata import write_atomically
 from worldflow.errors import MissingHeadError, WorldflowError, WorldFormatError
-from worldflow.novelty import Calibration
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
@@ -70,7 +71,7 @@ def save_world(
     config = {"format_version": FORMAT_VERSION, "spec": _plain(spec)}
     config["world"] = _plain(asdict(world.config))
     (new / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-    (new / CALIBRATION).write_text(json.dumps(world.calibration.to_dict(), indent=2) + "\n")
+    write_calibration(new, world.calibration)
     contexts = world.context
     save_file(
         {
@@ -89,23 +90,37 @@ def save_world(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def write_calibration(folder: Path, calibration: Calibration) -> Path:
+    """Write or replace the calibration of a world's folder; returns the file."""
+    text = json.dumps(calibration.to_dict(), indent=1) + "\n"
+    write_atomically(folder / CALIBRATION, text.encode())
+    return folder / CALIBRATION
+
+
 def _beside(folder: Path, kind: str) -> Path:
     """Where a world is written before it takes its name, or kept while another takes it."""
     return folder.with_name(f".{folder.name}.{kind}")
 
 
-def load_world(name: str | Path) -> WorldModel:
+def load_world(name: str | Path, calibrated: bool = True) -> WorldModel:
     """The world of a folder, or a shipped world by its name, in eval mode on the CPU.
+
+    Args:
+        name: of the world, or its folder.
+        calibrated: False: `calibration.json` is not read, and novelty is NaN.
 
     Raises:
         WorldFormatError: there is no such world, or a file of it is missing, truncated, foreign, or
             has tensors of the wrong shape.
         MissingHeadError: the config names a head that the weights lack.
     """
-    folder = _find(name)
+    folder = find_world(name, calibrated)
     config = _read_config(folder / CONFIG)
     world_config, spec = config
-    calibration = Calibration.from_dict(_read_json(folder / CALIBRATION), str(folder / CALIBRATION))
+    calibration = UNCALIBRATED
+    if calibrated:
+        path = folder / CALIBRATION
+        calibration = Calibration.from_dict(_read_json(path), str(path))
     tensors = _read_tensors(folder / CONTEXTS)
     if set(tensors) != {"frames", "actions"}:
         raise WorldFormatError(
@@ -125,20 +140,27 @@ def load_world(name: str | Path) -> WorldModel:
             )
     with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, are random
         world = WorldModel(world_config, spec, calibration, contexts)
+    if calibration.tokens not in (None, world.tokens):
+        raise WorldFormatError(
+            f"{folder / CALIBRATION}: `tokens` has {calibration.tokens} entries, the world "
+            f"{world.tokens} tokens; {REMEDY}"
+        )
     _load_weights(world, folder / WEIGHTS)
     return world.eval().requires_grad_(False)
 
 
-def _find(name: str | Path) -> Path:
+def find_world(name: str | Path, calibrated: bool = True) -> Path:
+    """The folder of a world, see `load_world`."""
+    files = (CONFIG, WEIGHTS, CALIBRATION, CONTEXTS) if calibrated else (CONFIG, WEIGHTS, CONTEXTS)
     for folder in (Path(name), SHIPPED / str(name)):
         if not folder.exists() and _beside(folder, "old").is_dir():
             _beside(folder, "old").rename(folder)  # a kill came between the two renames
         if folder.is_dir():
-            for file in (CONFIG, WEIGHTS, CALIBRATION, CONTEXTS):
+            for file in files:
                 if not (folder / file).is_file():
+                    remedy = REMEDY if file == CALIBRATION else "restore it or pretrain again"
                     raise WorldFormatError(
-                        f"{folder} is not a complete world: {file} is missing; "
-                        "restore it or pretrain again"
+                        f"{folder} is not a complete world: {file} is missing; {remedy}"
                     )
             return folder
     raise WorldFormatError(

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from worldflow.actions import ActionSpec
+from worldflow.calibration import Calibration
 from worldflow.codec import CodecConfig
 from worldflow.denoiser import DenoiserConfig
 from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import HeadsConfig
-from worldflow.novelty import Calibration
+from worldflow.novelty import SEEN
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
@@ -74,7 +75,14 @@ def tiny_world(
     rng = np.random.default_rng(seed)
     actions = np.zeros((5, config.context, *action_spec.shape), action_spec.dtype)
     frames = rng.integers(0, 256, (5, config.context, *spec.frame_shape), dtype=np.uint8)
-    dimensions = world.dimensions
-    calibration = Calibration(-1.4 * dimensions, 4.0, (-1.4 * dimensions,) * 9, 100)
-    world.complete(calibration, Contexts(frames, actions))
+    world.complete(_calibration(world, seed), Contexts(frames, actions))
     return world.eval().requires_grad_(False)
+
+
+def _calibration(world: WorldModel, seed: int) -> Calibration:
+    """Of made-up statistics: white noise, and uncertainties around a standard normal's entropy."""
+    generator = torch.Generator().manual_seed(seed)
+    white = torch.randn(200, world.tokens, len(SEEN), generator=generator)
+    seen = torch.tensor([1.0, 0.0, 0.0]) + white / world.channels**0.5
+    entropy = world.channels * (1.4 + 0.1 * torch.randn(200, world.tokens, 1, generator=generator))
+    return Calibration.fit(-entropy.sum(dim=(1, 2)), [seen], [entropy])

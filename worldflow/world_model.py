@@ -8,19 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from worldflow.actions import ActionSpec
+from worldflow.calibration import UNCALIBRATED, Calibration
 from worldflow.codec import Codec
 from worldflow.conditioning import ActionConditioning
 from worldflow.denoiser import Denoiser, tweedie
 from worldflow.errors import DataError, MissingHeadError
 from worldflow.flow.flow import Flow
 from worldflow.heads import RewardHead, TerminationHead
-from worldflow.novelty import UNCALIBRATED, Calibration, bits_per_dim, prediction_entropy
 from worldflow.randomness import Generators, fixed, normal, uniform
+from worldflow.scoring import dreamed_scores, flow_output, score_video
 from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
 from worldflow.world_state import Prediction, Scores, WorldState
-
-# longer videos are scored frame by frame, as a full attention mask would outgrow the memory
-FULL_FORWARD_FRAMES = 64
 
 
 class WorldModel(nn.Module):
@@ -105,7 +103,10 @@ class WorldModel(nn.Module):
 
     def noisy_latents(self, frames: Tensor, generator: Generators) -> Tensor:
         """y~ = encode(frames) + sigma * noise: (B, T, H, W, 3) uint8 to (B, T, N, C)."""
-        latents = self.codec.encode_frames(frames)
+        return self.add_noise(self.codec.encode_frames(frames), generator)
+
+    def add_noise(self, latents: Tensor, generator: Generators) -> Tensor:
+        """y~ = y + sigma * noise, of latents (B, ...)."""
         noise = normal(generator, len(latents), latents.shape[1:], like=latents)
         return latents + self.config.sigma * noise
 
@@ -175,7 +176,7 @@ class WorldModel(nn.Module):
             probability = self.termination_head.probability(self.termination_head(features))
             terminated = uniform(generator, batch, like=probability) < probability
         prediction = Prediction(
-            **vars(self._scores(scored.log_prob, scored.log_scale)),
+            **vars(dreamed_scores(self, scored)),
             latents=latents,
             decode=self.decode,
             reward=reward,
@@ -223,24 +224,16 @@ class WorldModel(nn.Module):
             DataError: see `initial_state`.
         """
         self._check(frames, actions)
-        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
-        condition = self.conditioning(actions)
-        if frames.shape[1] <= FULL_FORWARD_FRAMES:
-            out = self.flow(noisy, condition)
-            return self._scores(out.log_prob, out.log_scale)
-        state = self.flow.empty_state(len(frames))
-        columns = []
-        for t in range(frames.shape[1]):
-            state, out = self.flow.observe(state, noisy[:, t], condition[:, t])
-            columns.append((out.log_prob, out.log_scale))
-        log_prob, log_scale = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
-        return self._scores(log_prob, log_scale)
+        return score_video(self, frames, actions, generator or fixed(len(frames)))
 
+    @torch.no_grad()
     def log_prob(
         self, frames: Tensor, actions: Tensor, generator: Generators | None = None
     ) -> Tensor:
         """log p of each frame given its past and actions, (B, T) nats; see `score`."""
-        return self.score(frames, actions, generator).log_likelihood
+        self._check(frames, actions)
+        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
+        return flow_output(self, noisy, actions).log_prob
 
     @torch.no_grad()
     def denoise(
@@ -262,14 +255,6 @@ class WorldModel(nn.Module):
     def reconstruct(self, frames: Tensor) -> Tensor:
         """uint8 frames (..., H, W, 3) through the codec and back: the best that can be shown."""
         return self.codec.decode_frames(self.codec.encode_frames(frames))
-
-    def _scores(self, log_prob: Tensor, log_scale: Tensor) -> Scores:
-        return Scores(
-            log_likelihood=log_prob,
-            bits_per_dim=bits_per_dim(log_prob, self.dimensions),
-            uncertainty=prediction_entropy(log_scale, self.dimensions),
-            novelty=self.calibration.novelty(log_prob),
-        )
 
     def _check(self, frames: Tensor, actions: Tensor) -> None:
         shape = tuple(frames.shape)

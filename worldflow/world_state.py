@@ -56,13 +56,23 @@ class Scores:
         bits_per_dim: the same in bits for each latent.
         uncertainty: the predicted frame's entropy in nats, estimated from the scales along the
             scored frame (later scales depend on the tokens before them).
-        novelty: |log-likelihood - typical| in standard deviations of held-out real frames.
+        novelty: how rare the frame would be among held-out real ones, in standard deviations; 0 is
+            typical, see `worldflow.novelty`.
+        token_uncertainty: of the frame's tokens (..., N), nats; their sum is `uncertainty`.
+        token_statistics: what novelty is made of, (..., N, J), see `worldflow.scoring`.
     """
 
     log_likelihood: Tensor
     bits_per_dim: Tensor
     uncertainty: Tensor
     novelty: Tensor
+    token_uncertainty: Tensor
+    token_statistics: Tensor
+
+    @property
+    def statistics(self) -> Tensor:
+        """Of whole frames, (..., J): the mean over tokens."""
+        return self.token_statistics.mean(dim=-2)
 
 
 @dataclass(frozen=True)

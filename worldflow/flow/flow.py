@@ -52,11 +52,13 @@ class FlowOutput(NamedTuple):
         log_prob: log p(y~_t | y~_<t, a_<=t) in nats, one number a frame, exact.
         log_scale: sum of log scale over all blocks of the frame, one number a frame. With the
             entropy of the standard normal it estimates that of the prediction.
+        token_log_scale: the same for each token of the frame, (..., N).
     """
 
     noise: Tensor
     log_prob: Tensor
     log_scale: Tensor
+    token_log_scale: Tensor
 
 
 class FlowSample(NamedTuple):
@@ -146,7 +148,9 @@ class Flow(nn.Module):
         local_log_scale = _log_scale(affines).expand(len(frames)).reshape(noisy.shape[:2])
         log_scale = local_log_scale + _log_scale([affine])
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        return FlowOutput(noise, log_prob, log_scale)
+        local_tokens = _token_log_scale(affines).expand(len(frames), noisy.shape[2])
+        tokens = local_tokens.reshape(noisy.shape[:3]) + _token_log_scale([affine])
+        return FlowOutput(noise, log_prob, log_scale, tokens)
 
     def empty_state(self, batch: int) -> FlowState:
         """The state before the first frame."""
@@ -209,7 +213,8 @@ class Flow(nn.Module):
         affines = (*affines, affine)
         log_scale = _log_scale(affines)
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        return FlowState(cache.advanced(), hidden, affines), FlowOutput(noise, log_prob, log_scale)
+        out = FlowOutput(noise, log_prob, log_scale, _token_log_scale(affines))
+        return FlowState(cache.advanced(), hidden, affines), out
 
     def _local_blocks(self) -> list[LocalBlock]:
         return [block for block in self.local_blocks if isinstance(block, LocalBlock)]
@@ -232,3 +237,8 @@ def _frame_sum(values: Tensor) -> Tensor:
 def _log_scale(affines: Sequence[Affine]) -> Tensor:
     """Sum of the log scales of each frame over all the maps, (...,); zero if there are none."""
     return sum((_frame_sum(affine.log_scale) for affine in affines), start=torch.zeros(()))
+
+
+def _token_log_scale(affines: Sequence[Affine]) -> Tensor:
+    """The same of each token, (..., N)."""
+    return sum((affine.log_scale.sum(dim=-1) for affine in affines), start=torch.zeros(()))

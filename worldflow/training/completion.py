@@ -6,21 +6,14 @@ import sys
 from itertools import islice
 
 import numpy as np
-import torch
 
 from worldflow.data.alignment_check import check_alignment
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.windows import ClipSampler
 from worldflow.errors import DataError
-from worldflow.novelty import Calibration
-from worldflow.training.batches import Episodes
 from worldflow.training.latents import LatentEpisodes
-from worldflow.training.losses import on_device
-from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts
 
 MAX_CONTEXTS = 64
-CALIBRATION_CLIPS = 256
 
 
 def warn_of_shifts(episodes: LatentEpisodes, dataset: EpisodeDataset) -> None:
@@ -32,26 +25,6 @@ def warn_of_shifts(episodes: LatentEpisodes, dataset: EpisodeDataset) -> None:
     warning = check.warning() if check is not None else None
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
-
-
-@torch.no_grad()
-def calibrate(
-    world: WorldModel, episodes: Episodes, held_out: ClipSampler, seed: int
-) -> Calibration:
-    """From held-out frames that have at least as much past as a dream starts with."""
-    device = next(world.parameters()).device
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(CALIBRATION_CLIPS // 32):
-        batch = episodes.batch(held_out.sample(32, rng), held_out.clip)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
-        batch = on_device(batch, device)
-        noisy = batch.latents + world.config.sigma * noise
-        out = world.flow(noisy, world.conditioning(batch.actions, batch.known))
-        keep = batch.valid.clone()
-        keep[:, : world.config.context] = False
-        values.append(out.log_prob[keep])
-    return Calibration.fit(torch.cat(values).cpu())
 
 
 def first_contexts(dataset: EpisodeDataset, held_out: np.ndarray, context: int) -> Contexts:

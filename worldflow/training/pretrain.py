@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 
+from worldflow.calibrate import calibrate
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.data.splitting import split
-from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
 from worldflow.saved_config import save_config
 from worldflow.storage import save_world
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
-from worldflow.training.completion import calibrate, first_contexts
+from worldflow.training.completion import first_contexts
 from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
 from worldflow.training.initial import start_from, with_heads
@@ -94,8 +94,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     trained = (train_jointly if training.is_joint else train_in_two_stages)(run, progress)
     if ranks.main:
         world = trained.world.eval()
-        clips = ClipSampler(dataset.lengths, held_out, training.clips.clip, over_end=True)
-        world.complete(calibrate(world, trained.episodes, clips, training.seed), contexts)
+        world.complete(calibrate(world, dataset, held_out, training.seed), contexts)
         summary = _summary(training, trained.progress)
         card = world_card(world, dataset, folder, summary)
         save_world(world.cpu(), folder / "world", card)

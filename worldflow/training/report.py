@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from worldflow.calibration import QUANTILES, Calibration
 from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.inspect import Coverage
 from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.curves import Curve, read_metrics, read_pictures, read_scalars
 from worldflow.evaluation.report import Report
-from worldflow.novelty import QUANTILES, Calibration, noise_floor
+from worldflow.novelty import noise_floor
 from worldflow.training.logger import METRICS, TENSORBOARD, video_path
 from worldflow.training.modes import Run, Trained
 from worldflow.training.report_charts import (
@@ -157,7 +158,7 @@ def _add_calibration(report: Report, calibration: Calibration) -> None:
     report.text(
         f"Log-likelihoods of {calibration.frames} held-out frames that have the past which a dream "
         f"starts with: mean {calibration.mean:.5g} nats a frame, standard deviation "
-        f"{calibration.std:.4g}, the unit of novelty."
+        f"{calibration.std:.4g}."
     )
     report.svg(calibration_chart(calibration))
     levels = zip(QUANTILES, calibration.quantiles, strict=True)
