@@ -19,6 +19,7 @@ from worldflow.envs.decisions import (
 )
 from worldflow.envs.replay import Replay
 from worldflow.envs.sources import SourceConfig, make_source
+from worldflow.errors import ConfigError
 from worldflow.evaluation.evaluate import EvaluateConfig, deliver, evaluate
 from worldflow.evaluation.game_report import DECISIONS
 from worldflow.storage import load_world
@@ -84,8 +85,23 @@ def beside_the_game(
     return figures, pictures
 
 
+def _check_game(world: WorldModel) -> None:
+    if why_not(world) is not None:
+        return
+    try:
+        make_source(SourceConfig(**world.spec.source)).close()
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or leave the real environment out: real=false") from error
+
+
 def main(config: EvaluateWorldConfig) -> None:
-    """The command `worldflow evaluate`."""
+    """The command `worldflow evaluate`.
+
+    Raises:
+        ConfigError: the real environment cannot be made; tried before anything is measured.
+    """
+    if config.real:
+        _check_game(load_world(config.world.path))
     evaluation = evaluate(config)
     if config.real:
         evaluation.figures["game"], pictures = beside_the_game(config)

@@ -1,17 +1,21 @@
 """What a world of given sizes takes to train: bytes and operations, by formulas.
 
 What one layer keeps for the backward pass was measured on single layers of widths 192 and 512, in
-bytes for each token and feature (times tokens, times width). S is the number of tokens of a clip;
-where attention spans frames, its mask has S x S entries.
+bytes for each token and feature (times tokens, times width). S is the number of tokens that attend
+to each other, of a clip or within a frame.
 
     precision   over frames, modulated     within a frame      checkpointed
     fp32        88                         64                  20; 4
-    bf16        52 + 2 S / width           36                  12; 4
+    bf16        52 + pairs                 36 + pairs          12; 4
 
-Layers that are not checkpointed keep 16 bytes and 4 for each head of every token beside that, the
-statistics of norms and softmax. A stack of layers keeps 8 bytes of each token and feature at its
-ends. Under bf16 autocast the weights that are multiplied are kept once more, in 2 bytes each.
-The terms beside the table were chosen after comparing with whole worlds (`catch`, `small`).
+    pairs       2 heads S / width for at most 512 tokens, whose attention is made of products; for
+                more the mask alone, 2 S / width where it spans frames
+
+Layers that are not checkpointed keep 16 bytes of every token beside that, the statistics of norms,
+and where attention is not made of products 4 for each head, those of softmax. A stack of layers
+keeps 8 bytes of each token and feature at its ends. Under bf16 autocast the weights that are
+multiplied are kept once more, in 2 bytes each. The terms beside the table were chosen after
+comparing with whole worlds (`catch`, `small`).
 `benchmarks/presets.py` measures how far that holds.
 """
 
@@ -24,6 +28,7 @@ import torch
 from torch import nn
 
 from worldflow.actions import ActionSpec
+from worldflow.flow.attention import MOST_KEYS
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.training.engine import EngineConfig
 from worldflow.training.layers import transformer_layers
@@ -101,9 +106,18 @@ def stack_bytes(stack: Stack, tokens: int, clip: int, engine: EngineConfig) -> f
     if engine.activation_checkpointing:
         layer = CHECKPOINTED[kind] * length * width
     else:
-        mask = 2 * length**2 if engine.precision == "bf16" and stack.over_frames else 0
-        layer = (KEPT[kind] * width + 16 + 4 * stack.size.heads) * length + mask
+        layer = (KEPT[kind] * width + 16 + _attention_bytes(stack, tokens, clip, engine)) * length
     return stack.size.depth * layer + ENDS * length * width
+
+
+def _attention_bytes(stack: Stack, tokens: int, clip: int, engine: EngineConfig) -> int:
+    """Of a token, beside queries, keys and values."""
+    seen, heads = tokens * clip if stack.over_frames else tokens, stack.size.heads
+    if engine.precision != "bf16":
+        return 4 * heads
+    if seen <= MOST_KEYS:
+        return 2 * heads * seen
+    return 4 * heads + (2 * seen if stack.over_frames else 0)
 
 
 def transient_bytes(stack: Stack, tokens: int, clip: int, engine: EngineConfig) -> float:

@@ -107,7 +107,7 @@ def test_an_own_pattern_for_folders_is_kept(out: str) -> None:
         (["training.seed=0,1", "hydra.sweep.subdir=x"], "two jobs would write to"),
         (["training.seed=interval(0,9)", "out=x${training.seed}"], "put ${hydra:job.num}"),
         (["hydra/sweeper=basic", "hydra.sweep.subdir=x"], "put ${hydra:job.num}"),
-        (["world=small,some/path"], "mixes files of configs/world/ (catch, "),
+        (["world=small,some/path"], "mixes files of configs/world/ (base, catch, "),
         (["world=small,smal"], "mixes"),
         (["training=defaul,other"], "unknown choice"),
         (["training=glob(*)"], "list the values"),
@@ -135,7 +135,7 @@ def test_jobs_that_nobody_knows_beforehand_are_numbered() -> None:
         (["data", "inspect", "-m", "src=a,b"], "run it once for each"),
         (["pretrain", "-m", "--cfg", "data=a,b"], "leave out --multirun"),
         (["pretrain", "data=d", "training.seed=1,2"], "--multirun runs a job for each"),
-        (["train-agent", "--multirun", "seed=0,1", "out=x"], "missing value: world.path"),
+        (["evaluate", "--multirun", "seed=0,1", "data=d", "out=x"], "missing value: world.path"),
     ],
 )
 def test_user_errors_of_sweeps(

@@ -40,7 +40,9 @@ def agreement(strength: float) -> float:
     chance = np.random.default_rng(1).integers(-20, 21, real.actions.shape)
     nothing = np.zeros(0)
     true, wrong = (
-        Dreams(play(a.copy(), chance, strength)[None, :, CONTEXT:], nothing, nothing, nothing)
+        Dreams(
+            play(a.copy(), chance, strength)[None, :, CONTEXT:], nothing, nothing, nothing, nothing
+        )
         for a in (real.actions, other.actions)
     )
     found = agreement_figures(real, true, wrong, valid, CONTEXT)["agreement"]

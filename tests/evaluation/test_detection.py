@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from worldflow.actions import ActionSpec
+from worldflow.agents.evaluate_world import EvaluateWorldConfig
 from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split
@@ -183,11 +184,13 @@ def test_the_command(
 
 def test_the_setting_detection() -> None:
     overrides = ["world=w", "data=d", "out=o"]
-    assert not load_config("evaluate", EvaluateConfig, overrides).detection.enabled
-    config = load_config("evaluate", EvaluateConfig, [*overrides, "detection=true"])
+    assert not load_config("evaluate", EvaluateWorldConfig, overrides).detection.enabled
+    config = load_config("evaluate", EvaluateWorldConfig, [*overrides, "detection=true"])
     assert config.detection == DetectionConfig(enabled=True)
     with pytest.raises(ConfigError, match="learn from the training episodes"):
-        load_config("evaluate", EvaluateConfig, [*overrides, "detection=true", "data.unseen=true"])
+        load_config(
+            "evaluate", EvaluateWorldConfig, [*overrides, "detection=true", "data.unseen=true"]
+        )
     with pytest.raises(ConfigError, match=r"detection.window is 0"):
         DetectionConfig(window=0)
     with pytest.raises(ConfigError, match="two of one name"):

@@ -244,7 +244,9 @@ def test_the_command_line_trains_a_world_that_dreams_and_scores(
     assert "4 updates of codec, flow, denoiser and heads together" in card
     assert "joint/held_out_pixel_bits" in card
     settings = [f"world={out / 'world'}", data, f"out={tmp_path / 'found'}", "progress=false"]
-    assert command(["evaluate", *settings, "clips=2", "samples=1", "strips=1"]) == 0
+    assert command(["evaluate", *settings, "clips=2", "samples=1", "strips=1"]) == 2
+    assert "real=false" in capsys.readouterr().err  # the data name an environment that is not there
+    assert command(["evaluate", *settings, "clips=2", "samples=1", "strips=1", "real=false"]) == 0
     assert "bits per dimension of the pixels, at most" in capsys.readouterr().out
     found = json.loads((tmp_path / "found/evaluation.json").read_text())["pixel_bits"]
     assert 0.0 < found["total"]["low"] <= found["total"]["mean"] <= found["total"]["high"]

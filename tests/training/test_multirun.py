@@ -63,7 +63,7 @@ def test_jobs_of_three_commands_each_in_a_folder_of_its_own(data: Path, tmp_path
 
     both = f"world='{worlds[0]}','{worlds[1]}'"
     measured = tmp_path / "measured"
-    sizes = ("clips=2", "horizon=2", "samples=1", "strips=1", "progress=false")
+    sizes = ("clips=2", "horizon=2", "samples=1", "strips=1", "progress=false", "real=false")
     assert main(["evaluate", "-m", both, f"data={data}", f"out={measured}", *sizes]) == 0
     figures = [json.loads((measured / name / "evaluation.json").read_text()) for name in "01"]
     assert figures[0] != figures[1]

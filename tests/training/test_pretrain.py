@@ -183,11 +183,12 @@ def test_frozen_latents_have_unit_scale(tmp_path: Path) -> None:
 
 def test_the_world_learns_what_the_action_does(tmp_path: Path, stage: FlowStage) -> None:
     """On latents that are the position, moved by the action: true actions become likelier."""
+    latents = []
     for index, actions in enumerate(stage.episodes.actions):
         position = np.cumsum(np.where(np.arange(len(actions)) > 0, actions - 1, 0))
         shape = stage.episodes.latents[index].shape
-        latents = np.broadcast_to(0.7 * position[:, None, None], shape)
-        stage.episodes.latents[index][:] = latents
+        latents.append(np.broadcast_to(0.7 * position[:, None, None], shape).astype(np.float32))
+    stage.episodes.latents = latents
     config = FlowTraining(steps=150, batch=8, clip=8, warmup=5, learning_rate=5e-3)
     dataset = stage.dataset
     train, held_out = split(dataset.recordings, 0.34, 0)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from worldflow.flow.cache import LayerCache
 
+MOST_KEYS = 512  # of `_attention_by_products`
+
 
 class TimeRotary(nn.Module):
     """Rotary positions (RoFormer) over frame indices, exactly periodic.
@@ -62,7 +64,8 @@ def _attention_by_products(
     """`scaled_dot_product_attention` in `dtype`, as two products and a softmax.
 
     In bfloat16 the fused kernel's backward pass on CPUs takes twice the time of this: products of
-    matrices use the processor's bfloat16 units, the kernel's do not.
+    matrices use the processor's bfloat16 units, the kernel's do not. But this keeps a number for
+    each pair of tokens and head, so it is for short clips.
     """
     with torch.autocast(queries.device.type, enabled=False):
         scaled = queries.to(dtype) * queries.shape[-1] ** -0.5
@@ -103,8 +106,9 @@ class Attention(nn.Module):
             values: what is read.
             bias: see `attention_bias`, broadcast to (B, heads, S, keys).
         """
-        kind = queries.device.type
-        if kind == "cpu" and torch.is_autocast_enabled(kind) and torch.is_grad_enabled():
+        kind, short = queries.device.type, keys.shape[-2] <= MOST_KEYS
+        half = torch.is_autocast_enabled(kind) and torch.is_grad_enabled()
+        if kind == "cpu" and half and short:
             mixed = _attention_by_products(
                 queries, keys, values, bias, torch.get_autocast_dtype(kind)
             )
