@@ -17,6 +17,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.detection import DetectionConfig, detect
+from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.dream_error import correlations
 from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
 from worldflow.evaluation.other_games import default_games, other_game, variant_clips
@@ -31,7 +32,7 @@ SMALL = DetectionConfig(
 )
 
 
-class Oracle:
+class Oracle(Detector):
     """Knows the rule of `make_dataset`: the action that leads to frame t is (t - 1) % 3."""
 
     name = "oracle"
@@ -41,7 +42,7 @@ class Oracle:
         return np.asarray(actions != (times - 1) % 3, dtype=float)
 
 
-class Blind:
+class Blind(Detector):
     """Finds everything equally strange."""
 
     name = "blind"
@@ -50,7 +51,7 @@ class Blind:
         return np.zeros(frames.shape[:2])
 
 
-class Recorder:
+class Recorder(Detector):
     """Keeps what it was shown."""
 
     name = "recorder"
@@ -168,7 +169,7 @@ def test_the_command(
     main(config)
     figures = json.loads((out / "evaluation.json").read_text())
     assert figures["detection"]["detectors"] == [
-        "novelty", "NLL", "codec", "RND", "ensemble", "curiosity",
+        "novelty", "window novelty", "NLL", "codec", "RND", "ensemble", "curiosity",
     ]  # fmt: skip
     assert set(figures["detection"]["corruptions"]["black"]["frame"]["RND"]) == {
         "auroc", "auprc", "fpr",

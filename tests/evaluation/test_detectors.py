@@ -17,7 +17,7 @@ from worldflow.evaluation.detectors.ensemble import (
     PredictionError,
     fit_members,
 )
-from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty
+from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty, WindowNovelty
 from worldflow.evaluation.detectors.random_network import RandomNetworkDistillation
 from worldflow.evaluation.detectors.reconstruction import ReconstructionError
 from worldflow.evaluation.simulate import clip_noise
@@ -40,6 +40,10 @@ def test_likelihoods_are_the_worlds() -> None:
     )
     novelty = Novelty(world, 2, 4).score(frames, actions)
     np.testing.assert_allclose(novelty, found.novelty, rtol=1e-4)
+    over = WindowNovelty(world, 2, 2, 4)
+    windows = world.calibration.require("seen").over(found.statistics, 2).numpy()
+    np.testing.assert_allclose(over.score(frames, actions), windows, rtol=1e-4)
+    assert over.of_window(windows).tolist() == windows[:, -1].tolist() != windows.mean(1).tolist()
     nll = NegativeLogLikelihood(world, 2, 4).score(frames, actions)
     np.testing.assert_allclose(nll, -found.log_likelihood, rtol=1e-5)
 

@@ -135,7 +135,12 @@ def detect(
             strange = detector.score(video.frames, video.actions)[:, given:]
             for level in LEVELS:
                 measured = _measure(
-                    level, normal[detector.name], strange, video.changed[:, given:], weights
+                    level,
+                    detector,
+                    normal[detector.name],
+                    strange,
+                    video.changed[:, given:],
+                    weights,
                 )
                 found[corruption.name][level][detector.name] = {
                     name: interval(values).to_dict() for name, values in measured.items()
@@ -207,7 +212,12 @@ def _given_by_data(
 
 
 def _measure(
-    level: str, normal: np.ndarray, strange: np.ndarray, changed: np.ndarray, weights: np.ndarray
+    level: str,
+    detector: Detector,
+    normal: np.ndarray,
+    strange: np.ndarray,
+    changed: np.ndarray,
+    weights: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Each measure under each weighting (1 + resamples,), of scores (R, k) and weights (., R)."""
     if level == FRAME:
@@ -216,7 +226,7 @@ def _measure(
         kept: np.ndarray = changed.ravel()
     else:
         rows = np.arange(len(normal))
-        normal, strange = normal.mean(axis=1), strange.mean(axis=1)
+        normal, strange = detector.of_window(normal), detector.of_window(strange)
         kept = np.asarray(changed.any(axis=1))
     scores = np.concatenate([normal, strange[kept]])
     labels = np.arange(len(scores)) >= len(normal)

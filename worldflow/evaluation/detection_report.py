@@ -50,8 +50,8 @@ def add_detection(report: Report, figures: Figures, dream_error: Figures, folder
         "the game's. Chance is an AUROC of 0.5. Intervals: 95% bootstrap over episodes."
     )
     report.text(
-        "novelty: the world's own score. NLL: its negative log-likelihood, one-sided. codec: error "
-        "of the codec's reconstruction. RND: random network distillation. ensemble: disagreement "
+        "novelty: the world's own score. window novelty: the same of the last frames together. "
+        "NLL: its negative log-likelihood. codec: error of the codec's reconstruction. RND: random network distillation. ensemble: disagreement "
         "of three small worlds, which depends on past and action alone. curiosity: the error of "
         "their mean prediction."
     )

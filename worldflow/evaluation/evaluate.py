@@ -245,7 +245,14 @@ def _detect(
         return None
     folder = Path(config.out) / "baselines"
     detectors = make_detectors(
-        world, dataset, folder, config.batch, config.seed, chosen.updates, config.progress
+        world,
+        dataset,
+        folder,
+        chosen.window,
+        config.batch,
+        config.seed,
+        chosen.updates,
+        config.progress,
     )
     detected = detect(chosen, world, dataset, detectors, config.seed, config.progress)
     figures["detection"] = detected.figures

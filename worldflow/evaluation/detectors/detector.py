@@ -10,6 +10,8 @@ import numpy as np
 class Detector(Protocol):
     """Gives every frame of a video a number that is larger the stranger the frame is.
 
+    Detectors are subclasses.
+
     Attributes:
         name: short, for tables and charts.
     """
@@ -24,3 +26,7 @@ class Detector(Protocol):
             actions: (B, T, ...); `actions[:, t]` led to `frames[:, t]`.
         """
         ...
+
+    def of_window(self, scores: np.ndarray) -> np.ndarray:
+        """The score (B,) of windows of which all frames have scores (B, k): their mean."""
+        return np.asarray(scores.mean(axis=1))

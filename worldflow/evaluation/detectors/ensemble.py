@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from worldflow.conditioning import ActionConditioning
 from worldflow.data.windows import ClipSampler
+from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.fitted import fit_once, seeded
 from worldflow.evaluation.simulate import chunks
 from worldflow.flow.transformer import TransformerConfig, VideoTransformer
@@ -98,7 +99,7 @@ def fit_members(
     return members
 
 
-class _OfEnsemble:
+class _OfEnsemble(Detector):
     """What a frame's score is made of, from the members' predictions.
 
     Args:

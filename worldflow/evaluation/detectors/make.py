@@ -8,7 +8,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.ensemble import Disagreement, PredictionError, fit_members
-from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty
+from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty, WindowNovelty
 from worldflow.evaluation.detectors.random_network import RandomNetworkDistillation
 from worldflow.evaluation.detectors.reconstruction import ReconstructionError
 from worldflow.training.latents import LatentEpisodes
@@ -19,6 +19,7 @@ def make_detectors(
     world: WorldModel,
     dataset: EpisodeDataset,
     folder: Path,
+    window: int,
     batch: int,
     seed: int,
     updates: int,
@@ -31,6 +32,7 @@ def make_detectors(
         dataset: what the world learned from.
         folder: of the baselines' networks and the latents that they learn from; what is there of
             an earlier or interrupted run is used.
+        window: frames that are scored together.
         batch: clips scored at once.
         seed: of noise, weights and order.
         updates: of each baseline network.
@@ -43,6 +45,7 @@ def make_detectors(
     )
     return [
         Novelty(world, batch, seed),
+        WindowNovelty(world, window, batch, seed),
         NegativeLogLikelihood(world, batch, seed),
         ReconstructionError(world, batch),
         RandomNetworkDistillation(dataset, training, updates, folder, batch, seed, progress),

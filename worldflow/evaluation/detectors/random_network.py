@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.frames import to_float
+from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.fitted import fit_once, seeded
 from worldflow.evaluation.simulate import chunks
 from worldflow.training.codec_frames import FramePairs
@@ -77,7 +78,7 @@ def _features() -> nn.Sequential:
     )
 
 
-class RandomNetworkDistillation:
+class RandomNetworkDistillation(Detector):
     """The error of a student that learned a random network's features on training episodes.
 
     Args:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.metrics import squared_error
 from worldflow.evaluation.simulate import chunks
 from worldflow.world_model import WorldModel
 
 
-class ReconstructionError:
+class ReconstructionError(Detector):
     """Mean squared error of a frame through the world's codec and back, in squared grey levels.
 
     Args:
