@@ -51,9 +51,9 @@ def add_detection(report: Report, figures: Figures, dream_error: Figures, folder
     )
     report.text(
         "novelty: the world's own score. window novelty: the same of the last frames together. "
-        "NLL: its negative log-likelihood. codec: error of the codec's reconstruction. RND: random network distillation. ensemble: disagreement "
-        "of three small worlds, which depends on past and action alone. curiosity: the error of "
-        "their mean prediction."
+        "NLL: its negative log-likelihood. codec: error of the codec's reconstruction. RND: random "
+        "network distillation. ensemble: disagreement of three small worlds, which depends on past "
+        "and action alone. curiosity: the error of their mean prediction."
     )
     for path in sorted(folder.glob("detection_*.png")):
         family = path.stem.removeprefix("detection_").replace("_", " ")
