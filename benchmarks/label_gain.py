@@ -13,8 +13,9 @@ Every part is a command of its own that continues where it was interrupted; so d
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from timing import machine, print_table, read_settings, write_figures
 
 from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.metadata import DatasetMetadata, write_atomically
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.metrics import bootstrap
@@ -35,6 +36,7 @@ from worldflow.training.pretrain import PretrainConfig
 from worldflow.training.pretrain import main as pretrain
 from worldflow.world_model import WorldModel
 
+ABOUT = "experiment.json"
 FEW, INFERRED, ALL = "few true", "few true, others inferred", "all true"
 
 
@@ -135,7 +137,13 @@ def main() -> None:
     count = max(2, round(config.share * len(training)))
     few, others = np.sort(order[:count]), np.sort(order[count:])
 
+    if source.action_spec.kind != "discrete":
+        raise ConfigError(f"{config.data} has no discrete actions, of which a label can be right")
     folder.mkdir(parents=True, exist_ok=True)
+    about = json.dumps({**asdict(config), "contents": source.fingerprint()})
+    if (folder / ABOUT).exists() and (folder / ABOUT).read_text() != about:
+        raise ConfigError(f"{folder} holds an experiment with other settings; choose another out=")
+    write_atomically(folder / ABOUT, about.encode())
     start_world(given, config.seed, folder / "start")
     subset(source, few, folder / "few")
     subset(source, others, folder / "unlabelled", known=False)

@@ -29,7 +29,7 @@ def save_config(config: Any, folder: Path) -> None:
 def resumed_folder(overrides: Sequence[str]) -> Path | None:
     """What `resume=` names, if it is among the overrides."""
     found = [text.partition("=")[2] for text in overrides if text.startswith(f"{RESUME}=")]
-    return Path(found[-1].strip("'\"")) if found else None
+    return Path(found[-1].strip("'\"")) if found and found[-1] != "null" else None
 
 
 def restore_config(config_name: str, schema: type[Config], overrides: Sequence[str]) -> Config:

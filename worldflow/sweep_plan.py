@@ -33,6 +33,7 @@ from worldflow.config import (
     to_config,
 )
 from worldflow.errors import ConfigError
+from worldflow.saved_config import resumed_folder
 
 JOB_FOLDER = "${hydra:runtime.output_dir}"
 # what differs from job to job whatever is swept
@@ -75,6 +76,8 @@ def plan_sweep(config_name: str, schema: type[Any], overrides: Sequence[str]) ->
     Raises:
         ConfigError: a job's configuration is wrong, or two jobs would write to one folder.
     """
+    if resumed_folder(overrides) is not None:
+        raise ConfigError("resume= continues one run with its settings: leave out --multirun")
     of_hydra = [text for text in overrides if re.match(r"\+{0,2}hydra[./]", text)]
     settings = {}
     for text in overrides:

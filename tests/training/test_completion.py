@@ -9,19 +9,25 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from training_runs import SIZE, tiny_pretraining
+from training_runs import SIZE, tiny_pretraining, write_dataset
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.evaluation.clips import held_out_episodes
 from worldflow.heads import HeadsConfig
 from worldflow.storage import load_world
-from worldflow.training.completion import warn_of_shifts
+from worldflow.training.completion import thumbnails, warn_of_shifts
 from worldflow.training.pretrain import main
 
 
-class Episodes(SimpleNamespace):
-    """A spot on a ring of 16 places that two actions move; the latents of 12 episodes."""
+class Ring:
+    """Twelve episodes of a spot on a ring of 16 places that two actions move.
+
+    Attributes:
+        latents: of each episode, (60, 8, 2).
+    """
+
+    action_spec = ActionSpec("discrete", n=2)
 
     def __init__(self, shift: int) -> None:
         rng, length = np.random.default_rng(0), 60
@@ -29,28 +35,43 @@ class Episodes(SimpleNamespace):
         places = [np.cumsum(2.0 * each - 1.0) for each in actions]
         gaps = [(np.arange(16) - place[:, None] + 8) % 16 - 8 for place in places]
         latents = [np.exp(-(gap**2) / 4).reshape(length, 8, 2) for gap in gaps]
-        latents = [each + 0.02 * rng.standard_normal(each.shape) for each in latents]
-        known = [np.ones(length, np.bool_) for _ in actions]
-        super().__init__(
-            latents=latents, known=known, actions=[np.roll(each, shift) for each in actions]
-        )
+        self.latents = [each + 0.02 * rng.standard_normal(each.shape) for each in latents]
+        self._actions = [np.roll(each, shift) for each in actions]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def steps_of(self, index: int) -> SimpleNamespace:
+        return SimpleNamespace(actions=self._actions[index], known=np.ones(60, np.bool_))
+
+    def read(self, index: int) -> SimpleNamespace:
+        """Frames of 64 x 64 in which the spot's ring is a square of 4 x 4 places."""
+        places = self.latents[index].reshape(60, 4, 4).clip(0.0, 1.0)
+        grey = np.kron(255 * places, np.ones((16, 16))).astype(np.uint8)
+        return SimpleNamespace(frames=np.repeat(grey[..., None], 3, axis=3))
 
 
-class Dataset(list[int]):
-    action_spec = ActionSpec("discrete", n=2)
-
-
+@pytest.mark.parametrize("described", ["latents", "thumbnails"])
 @pytest.mark.parametrize(("shift", "remedy"), [(1, "led_to"), (-1, "taken_at"), (0, None)])
 def test_shifted_actions_are_warned_of(
-    shift: int, remedy: str | None, capsys: pytest.CaptureFixture[str]
+    shift: int, remedy: str | None, described: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_of_shifts(Episodes(shift), Dataset(range(12)))  # type: ignore[arg-type]
+    ring = Ring(shift)
+    frames = ring.latents if described == "latents" else thumbnails(ring)  # type: ignore[arg-type]
+    warn_of_shifts(ring, frames)  # type: ignore[arg-type]
     said = capsys.readouterr().err
     if remedy is None:
         assert not said
     else:
         assert "warning: the actions seem to be shifted" in said
         assert f"data.alignment={remedy}" in said
+
+
+def test_thumbnails_are_small_and_grey(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
+    small = thumbnails(EpisodeDataset(tmp_path / "data"))
+    assert len(small) == 6 and small[0].shape == (8, 16, 16)  # of 32 x 32 pixels
+    assert small[0][0].sum() == 4 * 4  # the white square has 8 x 8 pixels
 
 
 def test_the_card_says_that_one_lossy_video_was_all(tmp_path: Path) -> None:

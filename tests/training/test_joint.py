@@ -27,7 +27,7 @@ from worldflow.data.metadata import DatasetMetadata
 from worldflow.data.splitting import split
 from worldflow.errors import ConfigError
 from worldflow.testing import randomize, tiny_config
-from worldflow.training import modes
+from worldflow.training import pretrain
 from worldflow.training.checkpoint import Progress
 from worldflow.training.joint_stage import JointStage, JointTraining
 from worldflow.training.loop import run_stage
@@ -194,7 +194,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
     main(joint_pretraining(tmp_path / "data", tmp_path / "whole"))
     with monkeypatch.context() as patched:
         if stop == 6:  # all updates are done, the world is not there
-            patched.setattr(modes, "warn_of_shifts", lambda *_: stopping(JointStage, stop))
+            patched.setattr(pretrain, "calibrate", lambda *_: stopping(JointStage, stop))
         update = JointStage.update
 
         def stopping(stage: Any, step: int) -> dict[str, Tensor]:

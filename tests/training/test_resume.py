@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_runs import tiny_pretraining, write_dataset
 
+from worldflow import cli
 from worldflow.actions import ActionSpec
+from worldflow.config import flatten
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.saved_config import restore_config
 from worldflow.storage import load_world
+from worldflow.training import pretrain
 from worldflow.training.flow_stage import FlowStage
 from worldflow.training.pretrain import PretrainConfig, main
 
@@ -73,6 +78,64 @@ def test_it_goes_on_elsewhere_and_leaves_what_it_came_from(
     assert (out / "report.html").is_file()
     figures = (out / "metrics.jsonl").read_text()
     assert figures == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_recordings_under_relative_paths_go_on_from_another_folder(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raw recordings, `data=`, `data.imported=`, `from=` and `out=` relative to one folder."""
+    steps = ["training.codec.steps=2", "training.flow={steps: 2, batch: 2, clip: 3}"]
+    small = ["world.context=1", "world.codec={channels: 2, widths: [8, 8, 8, 8]}"]
+    data = ["data=raw", "data.imported=imported", "data.size=32", "data.held_out=0.34"]
+    base = main(replace(config, out=str(tmp_path / "base")))
+    store = EpisodeDataset(tmp_path / "data")
+    (tmp_path / "raw").mkdir()
+    for index in range(len(store)):
+        episode = store.read(index)
+        np.savez(
+            tmp_path / f"raw/{index}.npz",
+            frames=episode.frames,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminated=episode.terminated,
+        )
+    assert base == tmp_path / "base/world"
+    (tmp_path / "elsewhere").mkdir()
+    for name, more in (("plain", small), ("finetuned", ["from=base/world", *config_of(base)])):
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["pretrain", *data, *steps, *more, f"out={name}"]) == 0
+        first = weights(tmp_path / name / "world")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert cli.main(["pretrain", f"resume=../{name}"]) == 0
+        torch.testing.assert_close(weights(tmp_path / name / "world"), first, atol=0, rtol=0)
+        assert not list((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "raw").rename(tmp_path / "moved")  # the data are mounted at another place
+    assert cli.main(["pretrain", "resume=../plain", "data=../moved"]) == 0
+
+
+def test_a_run_killed_while_it_imports_goes_on(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "open_dataset", lambda *_, **__: exit_now())
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    assert load_world(resume(f"resume={tmp_path / 'run'}")).spec.held_out.episodes == 6
+
+
+def test_sweeps_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["pretrain", "-m", f"resume={tmp_path}", "training.seed=0,1"]) == 2
+    assert "leave out --multirun" in capsys.readouterr().err
+
+
+def exit_now() -> None:
+    raise KeyboardInterrupt
+
+
+def config_of(world: Path) -> list[str]:
+    """The settings of a world, as overrides."""
+    settings = flatten(asdict(load_world(world).config))
+    return [f"world.{key}={'null' if v is None else v}" for key, v in settings.items()]
 
 
 def test_a_copy_that_has_gone_on_is_not_fetched_again(

@@ -22,7 +22,13 @@ from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode, EpisodeSteps
 from worldflow.data.formats.files import inside
 from worldflow.data.journal import is_unfinished
-from worldflow.data.metadata import DatasetMetadata, check_same, read_metadata, write_atomically
+from worldflow.data.metadata import (
+    DatasetMetadata,
+    check_same,
+    read_metadata,
+    without_place,
+    write_atomically,
+)
 from worldflow.errors import DataError
 
 TENSORS = ("frames", "actions", "rewards", "terminated", "known")
@@ -196,12 +202,15 @@ class EpisodeDataset:
     def fingerprint(self) -> str:
         """A digest that another dataset does not share.
 
-        It is of the metadata, the steps, first and last frames, and which are parts of a recording.
+        It is of the metadata, the steps, first and last frames, and which are parts of a recording;
+        not of where the recordings lay that were imported.
 
         Raises:
             DataError: a file is damaged.
         """
-        digest = hashlib.sha256(json.dumps(self.metadata.to_dict(), sort_keys=True).encode())
+        metadata = self.metadata.to_dict()
+        metadata["source"] = without_place(self.metadata.source)
+        digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
         for index, length in enumerate(self.lengths.tolist()):
             digest.update(f"{length}:".encode())
             steps = self.steps_of(index)

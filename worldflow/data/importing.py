@@ -18,7 +18,7 @@ from worldflow.data.episodes import EpisodeWriter
 from worldflow.data.formats.base import ALIGNMENTS, RawDataset
 from worldflow.data.formats.store import StoreEpisodes
 from worldflow.data.journal import Imported, Journal
-from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.metadata import DatasetMetadata, without_place
 from worldflow.data.resize import FITS
 from worldflow.data.steps import Steps, check_aggregate
 from worldflow.data.writing import Writer
@@ -110,7 +110,8 @@ def import_dataset(
     # what shall become of damaged recordings may be decided anew when one was met
     decisive = {name: value for name, value in collect.items() if name != "on_error"}
     files = _files(Path(raw.source["path"]))
-    journal = Journal(folder, raw.names, {"source": raw.source, "files": files, **decisive})
+    about = {"source": without_place(raw.source), "files": files, **decisive}
+    journal = Journal(folder, raw.names, about)
     if journal.finished:
         return journal.done
     found = _probe(raw, config)

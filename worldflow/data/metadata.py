@@ -129,3 +129,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+
+
+def without_place(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What a source is, without the path where it lies: it may be moved."""
+    return {name: value for name, value in source.items() if name != "path"}

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.training.batches import Episodes
 from worldflow.training.checkpoint import Progress, load_checkpoint
 from worldflow.training.codec_frames import fit_likelihood
 from worldflow.training.codec_stage import CodecStage
-from worldflow.training.completion import warn_of_shifts
+from worldflow.training.completion import thumbnails, warn_of_shifts
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowStage
 from worldflow.training.joint_stage import JointStage
@@ -53,12 +52,10 @@ class Trained:
 
     Attributes:
         world: to complete and save; on the main rank.
-        episodes: encoded by its codec.
         progress: at the end.
     """
 
     world: WorldModel
-    episodes: Episodes
     progress: Progress
 
 
@@ -84,10 +81,10 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     engine.ranks.align(world.codec)
     episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks)
     if engine.ranks.main:
-        warn_of_shifts(episodes, dataset)
+        warn_of_shifts(dataset, episodes.latents)
     flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
     progress = run_stage(flow_stage, world, folder, progress, every, engine)
-    return Trained(flow_stage.measured, episodes, progress)
+    return Trained(flow_stage.measured, progress)
 
 
 def train_jointly(run: Run, progress: Progress) -> Trained:
@@ -95,13 +92,11 @@ def train_jointly(run: Run, progress: Progress) -> Trained:
     training, engine, dataset = run.training, run.engine, run.dataset
     split = run.train, run.held_out
     stage = JointStage(run.world, training.joint, dataset, *split, training.seed, engine)
+    if engine.ranks.main:
+        warn_of_shifts(dataset, thumbnails(dataset))
     every = training.checkpoint_every
     progress = run_stage(stage, run.world, run.folder, progress, every, engine)
     if engine.ranks.main:
         stage.freeze()
-    codec = stage.measured.codec.eval().requires_grad_(False)
-    engine.ranks.align(codec)
-    episodes = LatentEpisodes(codec, dataset, run.folder, engine.ranks)
-    if engine.ranks.main:
-        warn_of_shifts(episodes, dataset)  # the latents were others until now
-    return Trained(stage.measured, episodes, progress)
+        stage.measured.codec.eval().requires_grad_(False)
+    return Trained(stage.measured, progress)

@@ -15,7 +15,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.data.splitting import split
 from worldflow.errors import ConfigError
-from worldflow.saved_config import save_config
+from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
@@ -25,7 +25,7 @@ from worldflow.training.engine import Engine
 from worldflow.training.initial import start_from, with_heads
 from worldflow.training.modes import Run, train_in_two_stages, train_jointly
 from worldflow.training.report import PAGE, write_run_report
-from worldflow.training.resume import fetch, start_or_continue
+from worldflow.training.resume import CHECKPOINT, fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldConfig, WorldSpec
@@ -72,8 +72,15 @@ def main(config: PretrainConfig) -> Path:
 
 
 def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
+    resume, config = config.resume, _anywhere(config)
     training, folder = config.training, Path(config.out)
     _check(config, ranks)
+    if ranks.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume is not None:
+            fetch(Path(resume), folder)
+        if not ((folder / CONFIG).exists() or (folder / CHECKPOINT).exists()):
+            save_config(config, folder)  # importing may take hours
     source = open_dataset(config.data, folder / "data", parts=True).folder if ranks.main else None
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
@@ -101,7 +108,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         write_run_report(run, trained, summary)
         print(
             f"world saved in {folder / 'world'}; open {folder / PAGE}; "
-            f"next: worldflow evaluate world={folder / 'world'}"
+            f"next: worldflow evaluate world={folder / 'world'} data={dataset.folder} "
+            f"out={folder / 'evaluation'}"
         )
     return folder / "world"
 
@@ -157,12 +165,9 @@ def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks:
         "training": training,
         "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.resume is not None:
-        fetch(Path(config.resume), folder)
     first = "joint" if config.training.is_joint else "codec"
     progress = start_or_continue(folder, settings, setup, first)
-    save_config(_anywhere(config), folder)
+    save_config(config, folder)
     return progress
 
 
@@ -172,6 +177,8 @@ def _anywhere(config: PretrainConfig) -> PretrainConfig:
     if initial is not None and Path(initial).exists():  # else it is a shipped world's name
         initial = str(Path(initial).resolve())
     data = replace(config.data, path=str(Path(config.data.path).resolve()))
+    if data.imported is not None:
+        data = replace(data, imported=str(Path(data.imported).resolve()))
     out = str(Path(config.out).resolve())
     return replace(config, data=data, initial_world=initial, resume=None, out=out)
 

@@ -24,7 +24,10 @@ def fetch(source: Path, folder: Path) -> None:
     Raises:
         DataError: there is no checkpoint in `source`.
     """
-    if source.resolve() == folder.resolve() or (folder / CHECKPOINT).exists():
+    if source.resolve() == folder.resolve():
+        return
+    if (folder / CHECKPOINT).exists():
+        print(f"{folder} has a checkpoint of its own, which is continued; {source} is left alone")
         return
     if not (source / CHECKPOINT).is_file():
         raise DataError(f"{source} has no {CHECKPOINT}; nothing of its run can be continued")
