@@ -58,7 +58,7 @@ def test_pretraining_makes_a_world_that_loads_and_steps(tmp_path: Path, spec: Ac
     folder = main(tiny_pretraining(tmp_path / "data", tmp_path / "run"))
     world = worldflow.load_world(folder)
     assert world.spec.reward_range == pytest.approx((1 / 7, 1.0))  # the reset frame has none
-    assert world.spec.held_out == HeldOut(0.34, 0, 6, 6) and world.action_spec == spec
+    assert world.spec.held_out == HeldOut(0.34, 0, 6, 6, 48) and world.action_spec == spec
     assert world.calibration.std > 0
     frames, actions = (torch.from_numpy(x) for x in (world.context.frames, world.context.actions))
     state = world.initial_state(frames, actions, torch.Generator().manual_seed(0))

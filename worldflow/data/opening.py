@@ -21,7 +21,8 @@ class DataConfig(ImportConfig):
 
     Attributes:
         path: file or folder of recordings in any format of `worldflow.data.formats`.
-        held_out: share of the episodes that is measured on and not learned from.
+        held_out: share of the frames (of the episodes, where each is a recording of its own) that
+            is measured on and not learned from.
         imported: folder for what is imported; null: `data` in the run's folder.
     """
 
