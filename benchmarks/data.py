@@ -95,7 +95,7 @@ class Training:
         training, self._config = config.training, config
         self._numbers, self._folder = count(), folder
         seed, self._rng = training.seed, np.random.default_rng(training.seed)
-        parts = split(dataset.recordings, config.data.held_out, seed)
+        parts = split(dataset.recordings, config.data.held_out, seed, dataset.lengths)
         trained, frozen = self._world(dataset), self._world(dataset)
         frozen.codec.eval().requires_grad_(False)
         self._codec = CodecStage(trained, training.codec, dataset, *parts, seed)

@@ -87,7 +87,7 @@ def measure(config: TrainBenchmark, data: Path, folder: Path) -> dict[str, Any]:
     """
     dataset, training = EpisodeDataset(data), config.training
     seed, updates, warmup = training.seed, config.updates, config.warmup
-    train, held_out = split(dataset.recordings, config.data.held_out, seed)
+    train, held_out = split(dataset.recordings, config.data.held_out, seed, dataset.lengths)
     spec = WorldSpec(
         action_spec=dataset.action_spec,
         frame_shape=dataset.frame_shape,

@@ -12,11 +12,20 @@ import torch
 
 from worldflow import calibrate as module
 from worldflow.actions import ActionSpec
-from worldflow.calibrate import CalibrateConfig, CalibratedWorld, CalibrationData, calibrate, main
+from worldflow.calibrate import (
+    CalibrateConfig,
+    CalibratedWorld,
+    CalibrationData,
+    calibrate,
+    check_measurable,
+    main,
+)
+from worldflow.calibration import Calibration
 from worldflow.cli import main as run
 from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter, split
+from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError, WorldFormatError
 from worldflow.storage import load_world, save_world
 from worldflow.testing import tiny_world
@@ -76,7 +85,7 @@ def test_held_out_frames_with_enough_past_are_measured(places: tuple[Path, Path]
     assert {name for name in after if before[name] != after[name]} == {"calibration.json"}
     assert set(after) == set(before)
     dataset, world = EpisodeDataset(data), load_world(folder)
-    held_out = split(dataset, 0.5, 0)[1]
+    held_out = split(dataset.recordings, 0.5, 0)[1]
     # clips of at most 64 frames, the first two of each being context
     expected = {70: 62 + 4, 9: 7, 80: 62 + 14, 2: 0}
     count = sum(expected[int(dataset.lengths[index])] for index in held_out)
@@ -151,3 +160,18 @@ def test_the_command(
     assert set(json.loads((folder / "calibration.json").read_text())) > {"seen", "dreamed"}
     assert run(["calibrate", f"world={folder}"]) == 2
     assert "data.path" in capsys.readouterr().err
+
+
+def test_too_few_frames_are_refused(places: tuple[Path, Path], tmp_path: Path) -> None:
+    world = load_world(places[0])
+    short = tmp_path / "short"
+    write_episodes(short, [3, 2])  # the context is of two frames
+    with pytest.raises(DataError, match=r"1 held-out frames with enough past are too few"):
+        calibrate(world, EpisodeDataset(short), np.arange(2), 0)
+    with pytest.raises(DataError, match=r"longest of 3 frames, have 1 after world\.context=2"):
+        check_measurable(EpisodeDataset(short), np.arange(2), 2)
+    check_measurable(EpisodeDataset(short), np.arange(2), 1)
+    runs = [torch.zeros(2, 3, 4)]
+    for alike in (torch.ones(2), torch.tensor([1.0, torch.nan])):
+        with pytest.raises(DataError, match="all alike or not finite"):
+            Calibration.fit(alike, runs, [runs[0][..., :1]])

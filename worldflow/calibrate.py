@@ -10,7 +10,7 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from worldflow.calibration import Calibration
+from worldflow.calibration import LEAST_FITTED, Calibration
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import load_clips
 from worldflow.errors import ConfigError, DataError
@@ -93,6 +93,23 @@ def main(config: CalibrateConfig) -> Path:
     return path
 
 
+def check_measurable(dataset: EpisodeDataset, episodes: np.ndarray, context: int) -> None:
+    """Refuse held-out episodes too short to calibrate a world on, before it is trained.
+
+    Raises:
+        DataError: fewer than `LEAST_FITTED` frames have `context` frames before them.
+    """
+    lengths = dataset.lengths[episodes]
+    frames = int(np.maximum(lengths - context, 0).sum())
+    if frames < LEAST_FITTED:
+        raise DataError(
+            f"{dataset.folder}: the held-out episodes, the longest of {lengths.max(initial=0)} "
+            f"frames, have {frames} after world.context={context}, and {LEAST_FITTED} are needed; "
+            "raise data.held_out, choose another training.seed, collect longer episodes or lower "
+            "world.context"
+        )
+
+
 @torch.no_grad()
 def calibrate(
     world: WorldModel,
@@ -111,7 +128,7 @@ def calibrate(
         frames: about as many are measured, in clips of up to `FULL_FORWARD_FRAMES` frames.
 
     Raises:
-        DataError: no episode is longer than the world's context.
+        DataError: no episode is longer than the world's context; or see `Calibration.fit`.
     """
     lengths, context = dataset.lengths, world.config.context
     long = [int(index) for index in episodes if lengths[index] > context]

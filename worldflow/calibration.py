@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldflow.errors import WorldFormatError
+from worldflow.errors import DataError, WorldFormatError
 from worldflow.novelty import DREAMED, SEEN, TAILS, WINDOWS, Measure, Table
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 KINDS = {"seen": SEEN, "dreamed": DREAMED}
+LEAST_FITTED = 2  # frames of which there is a spread
 LEAST = 100  # frames of which a table is made; one for single frames is always made
 REMEDY = "run `worldflow calibrate world=FOLDER data=DATA` with the data it learned from"
 
@@ -51,8 +52,21 @@ class Calibration:
             log_prob: of each, any shape.
             seen: token statistics (T, N, J) of each run of T frames, see `worldflow.scoring`.
             dreamed: the same, (T, N, 1).
+
+        Raises:
+            DataError: too few frames, or their likelihoods have no finite spread.
         """
         values = log_prob.flatten().double()
+        if len(values) < LEAST_FITTED:
+            raise DataError(
+                f"{len(values)} held-out frames with enough past are too few to calibrate on, "
+                f"{LEAST_FITTED} are needed; hold out longer episodes or lower world.context"
+            )
+        if not (bool(values.isfinite().all()) and bool((values != values[0]).any())):
+            raise DataError(
+                f"the log-likelihoods of {len(values)} held-out frames are all alike or not "
+                "finite, so nothing can be calibrated on them; train the world anew"
+            )
         levels = torch.tensor(QUANTILES, dtype=torch.float64)
         return cls(
             mean=float(values.mean()),

@@ -185,7 +185,8 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
         assert isinstance(config, WorldConfig)
         _refuse_differences(raw["world"], _plain(asdict(config)), "world")
         values = raw["spec"]
-        values["held_out"].setdefault("recordings", None)  # worlds of before do not say
+        for name in ("recordings", "frames"):  # worlds of before do not say
+            values["held_out"].setdefault(name, None)
         low, high = values["reward_range"]
         height, width, colours = values["frame_shape"]
         spec = WorldSpec(

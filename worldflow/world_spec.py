@@ -45,17 +45,19 @@ class HeldOut:
     """Which episodes a world did not learn from, see `worldflow.data.splitting.split`.
 
     Attributes:
-        fraction: share of the episodes.
+        fraction: share of the frames; of the episodes, where each is a recording of its own.
         seed: of the split.
         episodes: how many episodes there were; a split of another number is another one.
         recordings: how many recordings they were (parts of); None, in worlds of before that was
             looked at: the split took each episode for a recording of its own.
+        frames: how many frames all episodes had; None, in worlds of before frames counted.
     """
 
     fraction: float
     seed: int
     episodes: int
     recordings: int | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)

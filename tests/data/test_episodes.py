@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode
@@ -153,6 +153,22 @@ def test_a_file_damaged_after_opening_is_named(folder: Path) -> None:
     dataset.paths[0].unlink()
     with pytest.raises(DataError, match=r"000000\.safetensors.*delete the file"):
         dataset.read(0)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "null", "{}", '{"seed": "x", "truncated": false}', '{"truncated": false}']
+)
+def test_a_damaged_header_is_named(folder: Path, text: str) -> None:
+    dataset = EpisodeDataset(folder)
+    path = folder / "episodes" / "000001.safetensors"
+    save_file(load_file(path), path, {"episode": text})
+    whole = r"000001\.safetensors: not a whole episode.*`episode` cannot be read.*delete the file"
+    with pytest.raises(DataError, match=whole):
+        EpisodeDataset(folder)
+    with pytest.raises(DataError, match=whole):  # damaged after it was opened
+        dataset.read(1)
+    with pytest.raises(DataError, match=whole):
+        dataset.steps_of(1)
 
 
 def test_a_foreign_file_is_named(folder: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 from worldflow.actions import ActionSpec
 from worldflow.cli import main as cli
 from worldflow.data.convert import ConvertConfig, main
+from worldflow.data.formats.base import RawEpisode
 from worldflow.data.formats.registry import open_recordings
 from worldflow.data.importing import ImportConfig
 from worldflow.data.inspect import THUMBNAIL, Coverage, inspect
+from worldflow.data.steps import Steps
 
 Store = Callable[..., Path]
 
@@ -87,6 +89,37 @@ def test_action_coverage() -> None:
     assert "-0.9 to 0.9, mean" in first
     assert "10 of 10 parts" in first
     assert "1 of 10 parts" in second
+
+
+@pytest.mark.parametrize(
+    ("alignment", "known", "counts"),
+    [
+        ("led_to", None, [2, 1, 1]),  # the first led to no frame
+        ("taken_at", None, [2, 1, 2]),
+        ("led_to", [True, True, False, False, True], [1, 1, 0]),
+        ("taken_at", [True, True, False, False, True], [1, 1, 1]),
+    ],
+)
+def test_unknown_and_unused_actions_are_left_out(
+    alignment: str, known: list[bool] | None, counts: list[int]
+) -> None:
+    recording = RawEpisode(
+        name="a",
+        read=lambda: iter(()),
+        actions=np.array([2, 1, 0, 2, 0]),
+        known=None if known is None else np.array(known),
+    )
+    recorded = Steps(recording, ActionSpec("discrete", n=3), alignment, "last").recorded()
+    assert recorded is not None
+    assert np.bincount(recorded, minlength=3).tolist() == counts
+
+
+def test_the_first_action_of_our_own_store_is_not_counted(store: Store) -> None:
+    # 1 2 0 1 2, 2 0 1 and 0 1 2 0, each after a reset frame, whose action is a zero
+    found = inspect(open_recordings(store()))
+    assert [line.split(": ")[1] for line in found.coverage] == ["4 (33.3%)"] * 3
+    unknown = inspect(open_recordings(store("unknown", known=False)))
+    assert unknown.coverage == []
 
 
 def test_long_recordings_are_shown_evenly(store: Store) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from worldflow.data.convert import ConvertConfig
 from worldflow.data.convert import main as convert
+from worldflow.data.formats import video
+from worldflow.data.formats.base import RawFrame
+from worldflow.data.formats.decoding import read_frames
 from worldflow.data.importing import ImportConfig
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.errors import DataError
@@ -49,6 +54,59 @@ def test_recordings_are_imported_once(
     assert [path.stat().st_mtime_ns for path in again.paths] == stamps
     with pytest.raises(DataError, match="other recordings were imported into this folder, or"):
         open_dataset(DataConfig(path=str(videos), size=32), tmp_path / "run")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the videos whose frames were asked for, each time."""
+    names: list[str] = []
+
+    def counted(path: Path) -> Iterator[RawFrame]:
+        names.append(path.name)
+        return read_frames(path)
+
+    monkeypatch.setattr(video, "read_frames", counted)
+    return names
+
+
+def one_video(store: Store, folder: Path) -> Path:
+    convert(ConvertConfig(str(store(lengths=(250,))), str(folder), "video", ImportConfig(size=16)))
+    return folder
+
+
+def test_the_only_video_is_counted_once(store: Store, tmp_path: Path, decoded: list[str]) -> None:
+    config = DataConfig(path=str(one_video(store, tmp_path / "video")), size=16)
+    first = open_dataset(config, tmp_path / "run", parts=True)
+    assert len(decoded) == 2  # to count the frames, and to import them
+    assert first.lengths.tolist() == [25] * 10 + [10]  # each begins with the end of the last
+    again = open_dataset(config, tmp_path / "run", parts=True)
+    assert len(decoded) == 2
+    assert again.lengths.tolist() == first.lengths.tolist()
+    journal = tmp_path / "run/import.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(lines[0])  # killed in the middle of the only video
+    resumed = open_dataset(config, tmp_path / "run", parts=True)
+    assert len(decoded) == 3  # imported once more, not counted
+    assert resumed.lengths.tolist() == first.lengths.tolist()
+    with pytest.raises(DataError, match="the same with other settings"):
+        open_dataset(replace(config, segment=24), tmp_path / "run", parts=True)
+
+
+def test_the_only_video_that_can_be_read_is_cut(
+    store: Store, tmp_path: Path, decoded: list[str]
+) -> None:
+    folder = one_video(store, tmp_path / "video")
+    (folder / "bad.mkv").write_bytes(b"no video")
+    config = DataConfig(path=str(folder), size=16)
+    with pytest.raises(DataError, match=r"bad\.mkv"):
+        open_dataset(config, tmp_path / "run", parts=True)
+    assert not decoded
+    skipping = replace(config, on_error="skip")
+    cut = open_dataset(skipping, tmp_path / "run", parts=True)
+    assert cut.lengths.tolist() == [25] * 10 + [10] and len(decoded) == 2
+    assert len(np.unique(cut.recordings)) == 1
+    whole = open_dataset(skipping, tmp_path / "whole")
+    assert whole.lengths.tolist() == [250]
 
 
 def test_half_an_import_is_not_a_dataset(store: Store, tmp_path: Path) -> None:

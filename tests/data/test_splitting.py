@@ -40,6 +40,8 @@ def test_whole_episodes_are_split() -> None:
     episodes = list(range(20))
     train, held = split(episodes, 0.1, seed=0)
     assert len(held) == 2
+    with_lengths = split(episodes, 0.1, 0, [1] * 19 + [1000])
+    np.testing.assert_array_equal(with_lengths[1], held)  # published worlds rely on it
     assert sorted([*train, *held]) == episodes
     np.testing.assert_array_equal(split(episodes, 0.1, seed=0)[1], held)
     assert any(set(split(episodes, 0.1, seed=s)[1]) != set(held) for s in range(1, 5))
@@ -74,16 +76,18 @@ def test_shipped_worlds_hold_out_what_they_did(name: str) -> None:
 def test_parts_of_a_recording_stay_together(seed: int) -> None:
     sizes = np.random.default_rng(seed).integers(1, 6, 40)
     recordings = np.repeat(np.arange(40), sizes)
-    train, held = split(recordings, 0.2, seed)
+    lengths = np.random.default_rng(seed).integers(5, 100, len(recordings))
+    train, held = split(recordings, 0.2, seed, lengths)
     assert sorted([*train, *held]) == list(range(len(recordings)))
     assert not divides_a_recording(recordings, train, held)
-    assert 0.15 * len(recordings) < len(held) <= round(0.2 * len(recordings))
+    assert 0.15 * lengths.sum() < lengths[held].sum() <= round(0.2 * lengths.sum())
+    _, by_parts = split(recordings, 0.2, seed)
+    assert 0.15 * len(recordings) < len(by_parts) <= round(0.2 * len(recordings))
 
 
 @pytest.mark.parametrize(
     ("sizes", "held"),
     [
-        ([50, 1, 50], [50]),  # what fits, though little
         ([5, 5, 5, 4], [15, 16, 17, 18]),  # none fits: the one of the fewest parts
         ([5, 5, 5], None),  # each is a third
     ],
@@ -91,7 +95,7 @@ def test_parts_of_a_recording_stay_together(seed: int) -> None:
 def test_recordings_that_are_large(sizes: list[int], held: list[int] | None) -> None:
     recordings = np.repeat(np.arange(len(sizes)), sizes)
     for seed in range(5):
-        train, found = split(recordings, 0.1, seed)
+        train, found = split(recordings, 0.1, seed, np.full(len(recordings), 20))
         assert not divides_a_recording(recordings, train, found)
         if held is not None:
             assert found.tolist() == held
@@ -99,10 +103,51 @@ def test_recordings_that_are_large(sizes: list[int], held: list[int] | None) -> 
             assert len(found) == 5
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_short_recording_is_not_all_that_is_held_out(seed: int) -> None:
+    recordings, lengths = np.repeat(np.arange(9), [5] * 8 + [1]), np.full(41, 200)
+    lengths[-1] = 4
+    train, held = split(recordings, 0.1, seed, lengths)
+    assert not divides_a_recording(recordings, train, held)
+    assert held[-1] == 40 and len(held) == 6  # it fits, and with it goes one of the others
+    assert split(recordings, 0.1, seed)[1].tolist() == [40]  # worlds of before remember this
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_frames_count_and_not_parts(seed: int) -> None:
+    # each of the five is a fifth of the parts, the first nearly all frames
+    recordings = np.repeat(np.arange(5), 2)
+    lengths = np.array([1000, 1000, *[30] * 8])
+    _, held = split(recordings, 0.05, seed, lengths)
+    assert 0 not in recordings[held] and lengths[held].sum() == 60  # of 112, of the first that fits
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_end_of_a_large_recording_joins_a_short_one(seed: int) -> None:
+    recordings = np.repeat(np.arange(3), [50, 1, 50])
+    train, held = split(recordings, 0.1, seed, np.full(101, 20))
+    # wanted are 202 frames: 20 of the short one, and 180 are nearest to the 182 that are missing
+    assert len(held) == 10 and 50 in held
+    assert held[held != 50].tolist() in (list(range(41, 50)), list(range(92, 101)))
+    assert divides_a_recording(recordings, train, held)
+
+
+def test_a_short_last_part_is_not_all_that_is_held_out() -> None:
+    lengths = [24] * 10 + [3]
+    assert split([0] * 11, 0.1, 0, lengths)[1].tolist() == [9, 10]
+    assert split([0] * 11, 0.99, 0, lengths)[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_recording_of_one_part_is_not_held_out(seed: int) -> None:
+    train, held = split([0, 1, 1], 0.2, seed, [1000, 10, 10])
+    assert train.tolist() == [0] and held.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("sizes", [[10], [10, 10]])
 def test_the_end_of_a_recording_is_held_out_where_none_is_small(sizes: list[int]) -> None:
     recordings = np.repeat(np.arange(len(sizes)), sizes)
-    train, held = split(recordings, 0.2, seed=0)
+    train, held = split(recordings, 0.2, 0, np.full(len(recordings), 20))
     wanted = round(0.2 * len(recordings))
     assert len(held) == wanted and len(set(recordings[held])) == 1
     last = np.flatnonzero(recordings == recordings[held[0]])[-wanted:]
@@ -131,3 +176,6 @@ def test_a_world_says_of_how_many_recordings_it_learned(tmp_path: Path) -> None:
     np.testing.assert_array_equal(held_out_episodes(dataset, old), of_before(6, 0.34, 0))
     with pytest.raises(DataError, match=r"parts of 3 recordings.*those of 2"):
         split_of(dataset, HeldOut(0.34, 0, 6, 2))
+    np.testing.assert_array_equal(split_of(dataset, HeldOut(0.34, 0, 6, 3, 12))[1], held)
+    with pytest.raises(DataError, match=r"has 12 frames.*had 13"):
+        split_of(dataset, HeldOut(0.34, 0, 6, 3, 13))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldflow.flow.affine import standard_normal_log_prob
 from worldflow.flow.block import GlobalConfig, LocalBlock
-from worldflow.flow.flow import Flow, FlowConfig, FlowState
+from worldflow.flow.flow import Flow, FlowConfig, FlowState, _log_scale, _token_log_scale
 from worldflow.flow.sampler import SamplerConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.testing import randomize
@@ -52,6 +52,15 @@ def clip(flow: Flow, batch: int, frames: int, seed: int = 1) -> tuple[Tensor, Te
         torch.randn(shape, generator=generator, dtype=torch.float64),
         torch.randn(batch, frames, CONDITION, generator=generator, dtype=torch.float64),
     )
+
+
+def test_no_local_blocks_sum_to_zero_on_the_device_of_the_frames() -> None:
+    frames = torch.zeros(3, 4, 2, dtype=torch.bfloat16, device="meta")
+    for total in (_log_scale([], frames), _token_log_scale([], frames)):
+        assert total.device == frames.device
+        assert total.shape == () and total.dtype == torch.float32
+    here = torch.zeros(3, 4, 2)
+    assert _log_scale([], here) == 0 and _token_log_scale([], here) == 0
 
 
 def observe_all(flow: Flow, noisy: Tensor, condition: Tensor) -> tuple[FlowState, Tensor]:

@@ -92,4 +92,4 @@ def test_the_card_says_that_one_lossy_video_was_all(tmp_path: Path) -> None:
     assert held_out_episodes(dataset, world.spec.held_out).tolist() == [7, 8]
     card = (tmp_path / "run/world/card.md").read_text()
     assert "The frames were mpeg4 video before: likelihoods describe that compression too." in card
-    assert "20% of the episodes held out; they are the end of a recording whose beginning" in card
+    assert "20% of the frames held out; they are the end of a recording whose beginning" in card

@@ -131,6 +131,63 @@ def test_a_full_disk_is_named(
         LatentEpisodes(codec, dataset, tmp_path / "latents")
 
 
+def test_holes_of_a_file_that_is_being_filled_are_not_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4 * 1000 * 64 * 8  # bytes of 1000 frames
+    file = module.LatentFile(tmp_path, np.array([600, 400]), (64, 8))
+    usage = type("Usage", (), {"free": size})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    file.prepare("key")  # killed before a frame was written
+    assert (tmp_path / "latents.bin").stat().st_size == size
+    usage.free = size - (1 << 20)
+    with pytest.raises(DataError, match=r"latents\.bin needs 0\.0 GB"):
+        file.prepare("key")
+    (tmp_path / "latents.bin").write_bytes(bytes(size))  # all of it written
+    usage.free = 1 << 16
+    assert file.prepare("key") == [None, None]
+
+    class Windows:
+        st_size = 70
+
+    assert module._taken(Windows()) == 70  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "\xff",
+        "[]",
+        "{}",
+        '{"key": KEY}',
+        '{"key": KEY, "sums": 3}',
+        '{"key": KEY, "sums": [1, "x"]}',
+        '{"key": KEY, "sums": {"4": 1}}',  # there are four episodes
+        '{"key": KEY, "sums": {"-1": 1}}',
+    ],
+)
+def test_damaged_sums_are_none(
+    codec: Codec,
+    dataset: EpisodeDataset,
+    tmp_path: Path,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "latents"
+    LatentEpisodes(codec, dataset, folder)
+    whole, state = (folder / "latents.bin").read_bytes(), (folder / "latents.json").read_text()
+    calls = count_encoded(monkeypatch, codec)
+    damaged = text.replace("KEY", json.dumps(json.loads(state)["key"])).encode("latin-1")
+    (folder / "latents.json").write_bytes(damaged)
+    LatentEpisodes(codec, dataset, folder)
+    assert sum(calls) == sum(LENGTHS)
+    assert (folder / "latents.bin").read_bytes() == whole
+    assert (folder / "latents.json").read_text() == state
+    assert "latents.json is damaged" in capsys.readouterr().err
+
+
 def test_sums_that_several_ranks_noted_before_a_kill_are_used(
     codec: Codec, dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

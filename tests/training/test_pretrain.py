@@ -48,6 +48,15 @@ from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldSpec
 
 
+def test_held_out_episodes_too_short_to_calibrate_on_are_refused_at_once(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
+    config = tiny_pretraining(tmp_path / "data", tmp_path / "run")
+    config.data.held_out, config.world.context, config.training.flow.clip = 0.1, 7, 8
+    with pytest.raises(DataError, match=r"have 1 after world\.context=7.*raise data\.held_out"):
+        main(config)  # one episode of eight frames
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "spec",
     [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1.0,), high=(1.0,)), ActionSpec("none")],
@@ -58,7 +67,7 @@ def test_pretraining_makes_a_world_that_loads_and_steps(tmp_path: Path, spec: Ac
     folder = main(tiny_pretraining(tmp_path / "data", tmp_path / "run"))
     world = worldflow.load_world(folder)
     assert world.spec.reward_range == pytest.approx((1 / 7, 1.0))  # the reset frame has none
-    assert world.spec.held_out == HeldOut(0.34, 0, 6, 6) and world.action_spec == spec
+    assert world.spec.held_out == HeldOut(0.34, 0, 6, 6, 48) and world.action_spec == spec
     assert world.calibration.std > 0
     frames, actions = (torch.from_numpy(x) for x in (world.context.frames, world.context.actions))
     state = world.initial_state(frames, actions, torch.Generator().manual_seed(0))

@@ -26,10 +26,23 @@ from worldflow.evaluation.curves import read_metrics
 from worldflow.novelty import noise_floor
 from worldflow.training.joint_stage import JointTraining
 from worldflow.training.pretrain import PretrainConfig, main
+from worldflow.training.report_charts import position_charts
 
 DISCRETE = ActionSpec("discrete", n=3)
 # (mode, stage of the codec, stage of the flow)
 MODES = [("two-stage", "codec", "flow"), ("joint", "joint", "joint")]
+
+
+def test_positions_are_in_the_order_of_their_numbers() -> None:
+    """A line over a clip of more than 100 frames, whose tags are of two and of three digits."""
+    curves = {
+        f"flow/nll_position/{k:02d}": (np.array([7, 9]), np.array([k, k + 0.5]))
+        for k in (100, 2, 99, 10, 101)
+    }
+    by_position, over_time = position_charts(curves, "flow", 0.0)
+    line = lines_of(by_position)["update 7"]
+    assert line == pytest.approx(np.array([[k, k] for k in (2, 10, 99, 100, 101)]), abs=0.5)
+    assert list(lines_of(over_time)) == [f"frame {k}" for k in (2, 10, 99, 100, 101)]
 
 
 class Finished(NamedTuple):

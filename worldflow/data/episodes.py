@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -171,14 +171,13 @@ class EpisodeDataset:
         path = self.paths[i]
         try:
             with safe_open(path, framework="numpy") as file:
-                facts = json.loads(file.metadata()["episode"])
+                facts = _facts(path, file.metadata())
                 arrays = {name: file.get_slice(name)[start:stop] for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
         arrays.setdefault("known", np.ones(stop - start, dtype=np.bool_))
-        truncated = bool(facts["truncated"]) and stop == length
-        seed, recording = int(facts["seed"]), self._recordings[i]
-        return Episode(**arrays, seed=seed, truncated=truncated, recording=recording)
+        truncated, recording = facts.truncated and stop == length, self._recordings[i]
+        return Episode(**arrays, seed=facts.seed, truncated=truncated, recording=recording)
 
     def steps_of(self, i: int) -> EpisodeSteps:
         """All but the frames of the i-th episode.
@@ -188,12 +187,12 @@ class EpisodeDataset:
         """
         try:
             with safe_open(self.paths[i], framework="numpy") as file:
-                facts = json.loads(file.metadata()["episode"])
+                facts = _facts(self.paths[i], file.metadata())
                 arrays = {name: file.get_tensor(name) for name in file.keys() if name != "frames"}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(self.paths[i], str(error)) from error
         arrays.setdefault("known", np.ones(int(self.lengths[i]), dtype=np.bool_))
-        return EpisodeSteps(**arrays, truncated=bool(facts["truncated"]))
+        return EpisodeSteps(**arrays, truncated=facts.truncated)
 
     def recording_of(self, i: int) -> str | None:
         """Name of the recording that the i-th episode is a part of; None: it is a whole one."""
@@ -227,9 +226,9 @@ class EpisodeDataset:
         try:
             with safe_open(path, framework="numpy") as file:
                 keys = set(file.keys()) | {"known"}
-                if keys != set(TENSORS) or "episode" not in (file.metadata() or {}):
+                if keys != set(TENSORS):
                     raise _damaged(path, f"holds {sorted(file.keys())}, needs {list(TENSORS)}")
-                recording = json.loads(file.metadata()["episode"]).get("recording")
+                recording = _facts(path, file.metadata()).recording
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
@@ -244,7 +243,26 @@ class EpisodeDataset:
         for name in shapes:
             if shapes[name] != expected[name] or length == 0:
                 raise _damaged(path, f"{name} is {shapes[name]}, must be {expected[name]}")
-        return int(length), None if recording is None else str(recording)
+        return int(length), recording
+
+
+class _Facts(NamedTuple):
+    """What an episode's file says beside its tensors."""
+
+    seed: int
+    truncated: bool
+    recording: str | None
+
+
+def _facts(path: Path, metadata: dict[str, str] | None) -> _Facts:
+    """From the metadata of a file's header."""
+    try:
+        facts = json.loads((metadata or {})["episode"])
+        seed, truncated, recording = facts["seed"], facts["truncated"], facts.get("recording")
+        return _Facts(int(seed), bool(truncated), None if recording is None else str(recording))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"its header's `episode` cannot be read: {error!r}"
+        raise _damaged(path, reason) from error
 
 
 def _damaged(path: Path, reason: str) -> DataError:

@@ -113,8 +113,9 @@ def inspect(raw: RawDataset, limit: int | None = None, rows: int = 16) -> Inspec
             found.steps[key] += getattr(recording, key) is not None
         if recording.terminated is not None:
             found.terminations += int(np.sum(recording.terminated))
-        if recording.actions is not None:
-            coverage.add(recording.actions)
+        actions = steps.recorded()
+        if actions is not None:
+            coverage.add(actions)
         earlier = seen.setdefault(look.digest, name)
         if earlier != name:
             found.duplicates.append((name, earlier))

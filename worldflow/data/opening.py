@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.formats.base import RawDataset
+from worldflow.data.formats.base import RawDataset, readable
 from worldflow.data.formats.registry import detect, open_recordings
 from worldflow.data.formats.store import STORE
 from worldflow.data.importing import ImportConfig, import_dataset, summary
+from worldflow.data.journal import NAME as JOURNAL
+from worldflow.data.metadata import read_metadata
 
 
 @dataclass
@@ -21,7 +24,8 @@ class DataConfig(ImportConfig):
 
     Attributes:
         path: file or folder of recordings in any format of `worldflow.data.formats`.
-        held_out: share of the episodes that is measured on and not learned from.
+        held_out: share of the frames (of the episodes, where each is a recording of its own) that
+            is measured on and not learned from.
         imported: folder for what is imported; null: `data` in the run's folder.
     """
 
@@ -42,7 +46,8 @@ def open_dataset(config: DataConfig, folder: Path, parts: bool = False) -> Episo
     Args:
         config: what is opened, and how it is imported.
         folder: where to, unless the config says.
-        parts: whether a set of one recording is cut into parts, some of which can be held out.
+        parts: whether a set of one readable recording is cut into parts, some of which can be
+            held out.
 
     Raises:
         DataError: nothing that can be read lies there.
@@ -60,23 +65,34 @@ def open_dataset(config: DataConfig, folder: Path, parts: bool = False) -> Episo
             return dataset
     target = Path(config.imported) if config.imported is not None else folder
     raw = open_recordings(path, kind)
-    if parts and len(raw.names) == 1:
-        settings = _in_parts(raw, settings)
+    if parts:
+        settings = _in_parts(raw, target, settings)
     print(summary(import_dataset(raw, target, settings)))
     return EpisodeDataset(target)
 
 
-def _in_parts(raw: RawDataset, settings: ImportConfig) -> ImportConfig:
+def _in_parts(raw: RawDataset, target: Path, settings: ImportConfig) -> ImportConfig:
     """Settings that cut the only recording into `PARTS` parts, if `segment` does not cut it finer.
 
+    Those that cannot be opened do not count. An import that was begun in `target` keeps its parts,
+    since most videos tell how many frames they have only when all are decoded.
+
     Raises:
-        DataError: it cannot be read.
+        DataError: the recording cannot be read.
     """
-    recording = raw.open(0)
+    found = list(islice(readable(raw.names, raw.open), 2))
+    if len(found) != 1:
+        return settings
+    [(name, recording)] = found
+    if (target / JOURNAL).exists() and (target / "dataset.json").exists():
+        begun = read_metadata(target).collect.get("segment", settings.segment)
+        return replace(settings, segment=min(settings.segment, int(begun)))
+    if len(raw.names) > 1 and settings.on_error == "raise":
+        return settings  # the import will name what cannot be opened, without decoding first
     frames = recording.frames or sum(1 for _ in recording.read())
     kept = frames * min((settings.fps or raw.fps) / raw.fps, 1.0) / settings.frame_skip
     segment = min(settings.segment, max(math.ceil(kept / PARTS), SHORTEST))
-    print(f"{recording.name} is all there is: it is cut into parts of {segment} frames")
+    print(f"{name} is all there is: it is cut into parts of {segment} frames")
     return replace(settings, segment=segment)
 
 

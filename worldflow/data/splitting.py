@@ -8,24 +8,31 @@ import numpy as np
 
 from worldflow.errors import DataError
 
-MOST = 1 / 3  # of the episodes that one whole recording may hold out
+MOST = 1 / 3  # of the frames that one whole recording may hold out
+LEAST = 1 / 2  # of the wanted frames that recordings which fit into the share must have
 
 
 def split(
-    recordings: Sequence[object] | np.ndarray, held_out: float, seed: int
+    recordings: Sequence[object] | np.ndarray,
+    held_out: float,
+    seed: int,
+    lengths: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train and held-out episode indices, at least one each, ascending.
 
     Whole recordings are held out, since parts of one resemble each other: in a random order, each
-    that still fits into the share; if none fits, the one of the fewest parts. If even that is more
-    than `MOST` of all, the last parts of one recording are held out. Where every episode is a
-    recording of its own, these are the first of the random order.
+    whose frames still fit into the share. Where these are less than `LEAST` of it, the smallest of
+    the others is held out too; if that would make more than `MOST` of all frames, the last parts of
+    one recording. Where every episode is a recording of its own, the share is one of episodes,
+    whatever their lengths, and these are the first of the random order.
 
     Args:
         recordings: of each episode, the recording that it is a part of, (E,); see
             `worldflow.data.episodes.EpisodeDataset.recordings`.
-        held_out: share of the episodes to hold out, 0 < fraction < 1.
+        held_out: share of the frames to hold out, 0 < fraction < 1.
         seed: the same seed gives the same split.
+        lengths: frames of each episode, (E,). None: the split of a world of before frames counted,
+            when parts did, and what fits was enough however little.
 
     Raises:
         DataError: fewer than two episodes, or a fraction outside (0, 1).
@@ -38,22 +45,49 @@ def split(
         )
     if not 0 < held_out < 1:
         raise DataError(f"data.held_out must lie between 0 and 1, got {held_out}")
-    wanted = min(max(round(count * held_out), 1), count - 1)
     parts: dict[object, list[int]] = {}
     for index, recording in enumerate(np.asarray(recordings).tolist()):
         parts.setdefault(recording, []).append(index)
     every = list(parts.values())
     order = [every[k] for k in np.random.default_rng(seed).permutation(len(every))]
-    held: list[int] = []
-    for members in order:
-        if len(held) + len(members) <= wanted:
-            held += members
-    if not held:
-        fewest = min(order, key=len)
-        held = fewest if len(fewest) <= MOST * count else order[0][-wanted:]
+    by_frames = lengths is not None and len(every) < count
+    weights = np.asarray(lengths if by_frames else np.ones(count), np.int64)
+    total = int(weights.sum())
+    wanted = min(max(round(total * held_out), 1), total - 1)
+    held, others = _fitting(order, weights, wanted)
+    there = int(weights[held].sum())
+    if there < (LEAST * wanted if by_frames else 1):
+        held += _added(others, weights, wanted - there, MOST * total - there)
     chosen = np.zeros(count, np.bool_)
     chosen[held] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _fitting(
+    order: list[list[int]], weights: np.ndarray, wanted: int
+) -> tuple[list[int], list[list[int]]]:
+    """Episodes of the recordings that fit, one after the other, and the recordings that do not."""
+    held: list[int] = []
+    others: list[list[int]] = []
+    for members in order:
+        if weights[held].sum() + weights[members].sum() <= wanted:
+            held += members
+        else:
+            others.append(members)
+    return held, others
+
+
+def _added(others: list[list[int]], weights: np.ndarray, missing: int, most: float) -> list[int]:
+    """Episodes of one recording more: all of the smallest, or the last of the first.
+
+    There are none where `most` forbids the former, and the others are of one part.
+    """
+    smallest = min(others, key=lambda members: int(weights[members].sum()))
+    if weights[smallest].sum() <= most:
+        return smallest
+    members = next((members for members in others if len(members) > 1), [])
+    sums = np.cumsum(weights[members][::-1])[:-1]  # of the last parts; the first is learned from
+    return members[-1 - int(np.abs(sums - missing).argmin()) :] if len(sums) else []
 
 
 def divides_a_recording(

@@ -64,6 +64,17 @@ class Steps:
             raise DataError(f"{raw.name}: a reward is not a number; repair or remove the episode")
         self._terminated = raw.terminated
 
+    def recorded(self) -> np.ndarray | None:
+        """The actions (K, ...) that are known and led to a frame; None if there are none at all.
+
+        The last of "taken_at", which led to a frame that was not recorded, counts too.
+        """
+        if self._actions is None:
+            return None
+        unused = 1 - self._shift  # of "led_to" the first, which led to no frame
+        known = slice(None) if self._known is None else self._known[unused:]
+        return self._actions[unused:][known]
+
     def first(self) -> Step:
         """The step of a frame that nothing led to."""
         return Step(np.zeros(self.spec.shape, self.spec.dtype), False, 0.0, False)

@@ -56,7 +56,7 @@ def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np
     """Indices of the episodes that pretraining learned from, and of those that it held out.
 
     Raises:
-        DataError: the dataset has another number of episodes or of recordings than pretraining had.
+        DataError: the dataset has not as many episodes, recordings or frames as pretraining had.
     """
     if len(dataset) != held_out.episodes:
         raise DataError(
@@ -73,7 +73,16 @@ def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np
             f"dataset had those of {held_out.recordings}, so that it is unknown which it learned "
             "from; give that dataset, or one that the world never saw with data.unseen=true"
         )
-    return split(recordings, held_out.fraction, held_out.seed)
+    if held_out.frames is None:
+        return split(recordings, held_out.fraction, held_out.seed)
+    frames, parts = int(dataset.lengths.sum()), len(np.unique(recordings)) < len(dataset)
+    if parts and frames != held_out.frames:
+        raise DataError(
+            f"{dataset.folder} has {frames} frames, the world's dataset had {held_out.frames}, so "
+            "that it is unknown which it learned from; give that dataset, or one that the world "
+            "never saw with data.unseen=true"
+        )
+    return split(recordings, held_out.fraction, held_out.seed, dataset.lengths)
 
 
 def real_clips(

@@ -145,11 +145,11 @@ class Flow(nn.Module):
         hidden = hidden.reshape(noisy.shape)
         affine = self.global_block(hidden, condition)
         noise = affine.to_noise(hidden)
-        local_log_scale = _log_scale(affines).expand(len(frames)).reshape(noisy.shape[:2])
-        log_scale = local_log_scale + _log_scale([affine])
+        local_log_scale = _log_scale(affines, frames).expand(len(frames)).reshape(noisy.shape[:2])
+        log_scale = local_log_scale + _log_scale([affine], frames)
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        local_tokens = _token_log_scale(affines).expand(len(frames), noisy.shape[2])
-        tokens = local_tokens.reshape(noisy.shape[:3]) + _token_log_scale([affine])
+        local_tokens = _token_log_scale(affines, frames).expand(len(frames), noisy.shape[2])
+        tokens = local_tokens.reshape(noisy.shape[:3]) + _token_log_scale([affine], frames)
         return FlowOutput(noise, log_prob, log_scale, tokens)
 
     def empty_state(self, batch: int) -> FlowState:
@@ -211,9 +211,9 @@ class Flow(nn.Module):
         affine = self.global_block.affine(hidden, features)
         noise = affine.to_noise(hidden)
         affines = (*affines, affine)
-        log_scale = _log_scale(affines)
+        log_scale = _log_scale(affines, noisy)
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        out = FlowOutput(noise, log_prob, log_scale, _token_log_scale(affines))
+        out = FlowOutput(noise, log_prob, log_scale, _token_log_scale(affines, noisy))
         return FlowState(cache.advanced(), hidden, affines), out
 
     def _local_blocks(self) -> list[LocalBlock]:
@@ -234,11 +234,18 @@ def _frame_sum(values: Tensor) -> Tensor:
     return values.sum(dim=(-2, -1))
 
 
-def _log_scale(affines: Sequence[Affine]) -> Tensor:
-    """Sum of the log scales of each frame over all the maps, (...,); zero if there are none."""
-    return sum((_frame_sum(affine.log_scale) for affine in affines), start=torch.zeros(()))
+def _log_scale(affines: Sequence[Affine], frames: Tensor) -> Tensor:
+    """Sum of the log scales of each frame over all the maps, (...,); zero if there are none.
+
+    `frames` are what the maps are of; their device is that of the sum.
+    """
+    return sum((_frame_sum(affine.log_scale) for affine in affines), start=_zero(frames))
 
 
-def _token_log_scale(affines: Sequence[Affine]) -> Tensor:
+def _token_log_scale(affines: Sequence[Affine], frames: Tensor) -> Tensor:
     """The same of each token, (..., N)."""
-    return sum((affine.log_scale.sum(dim=-1) for affine in affines), start=torch.zeros(()))
+    return sum((affine.log_scale.sum(dim=-1) for affine in affines), start=_zero(frames))
+
+
+def _zero(frames: Tensor) -> Tensor:
+    return torch.zeros((), device=frames.device)

@@ -25,10 +25,12 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
     """
     curves = sorted(read_metrics(run / METRICS).items())
     held_out = {tag: values[-1] for tag, (_, values) in curves if "held_out" in tag}
+    held = world.spec.held_out
+    unit = "episodes" if held.frames is None or held.recordings == held.episodes else "frames"
     divided = (
         "; they are the end of a recording whose beginning was learned from, as no whole one was "
         "small enough, so figures are a little better than on a new recording"
-        if divides_a_recording(dataset.recordings, *split_of(dataset, world.spec.held_out))
+        if divides_a_recording(dataset.recordings, *split_of(dataset, held))
         else ""
     )
     sigma = world.config.sigma
@@ -42,7 +44,7 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
     return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
 
 - Source: `{json.dumps(dataset.metadata.source)}`, {len(dataset)} episodes, {dataset.steps} steps, \
-{world.spec.held_out.fraction:.0%} of the episodes held out{divided}.{compression}
+{held.fraction:.0%} of the {unit} held out{divided}.{compression}
 - {training}
 - Noise: sigma {sigma} at unit latent scale; its entropy, {noise_floor(sigma):.3f} nats a latent, \
 is the least NLL there can be.

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -45,12 +46,13 @@ class LatentFile:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         count, size = len(self._starts) - 1, 4 * int(self._starts[-1]) * math.prod(self._shape)
-        there = self._data.stat().st_size if self._data.exists() else 0
-        self._check_room(size, there)
+        status = self._data.stat() if self._data.exists() else None
+        there = 0 if status is None else status.st_size
+        self._check_room(size, 0 if status is None else _taken(status))
         sums: list[int | None] = [None] * count
         parts = sorted(self._folder.glob("latents.[0-9]*.json"))
         for state in [self._state, *parts] if there == size else []:
-            for index, value in _read(state, key):
+            for index, value in _read(state, key, count):
                 sums[index] = value
         if not any(value is not None for value in sums):
             with self._data.open("wb") as file:
@@ -96,8 +98,8 @@ class LatentFile:
         """The sum of an episode in `frames`, which `read` gave."""
         return zlib.crc32(frames[self._starts[index] : self._starts[index + 1]].data)
 
-    def _check_room(self, size: int, there: int) -> None:
-        free = shutil.disk_usage(self._folder).free + there
+    def _check_room(self, size: int, taken: int) -> None:
+        free = shutil.disk_usage(self._folder).free + taken
         if size > free:
             raise DataError(
                 f"{self._data} needs {size / 1e9:.1f} GB for the latents of {self._starts[-1]} "
@@ -105,13 +107,32 @@ class LatentFile:
             )
 
 
-def _read(path: Path, key: str) -> list[tuple[int, int]]:
-    """The episodes and sums that a file of sums has; none if it is missing or of another key."""
+def _taken(status: os.stat_result) -> int:
+    """Bytes that a file takes on its disk: one that is being filled has holes.
+
+    Where it is not said, as on Windows, whose files are made without holes: its size.
+    """
+    blocks = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else 512 * int(blocks)
+
+
+def _read(path: Path, key: str, count: int) -> list[tuple[int, int]]:
+    """The episodes and sums that a file of sums has, of `count` episodes.
+
+    None if it is missing, of another key, or damaged: then their latents are written anew.
+    """
     if not path.exists():
         return []
-    state = json.loads(path.read_text(encoding="utf-8"))
-    if state["key"] != key:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["key"] != key:
+            return []
+        sums = state["sums"]
+        every = sums.items() if isinstance(sums, dict) else enumerate(sums)
+        found = [(int(index), int(value)) for index, value in every if value is not None]
+        if not all(0 <= index < count for index, _ in found):
+            raise ValueError(f"sums of other episodes than 0 to {count - 1}")
+    except (KeyError, TypeError, ValueError) as error:
+        print(f"warning: {path} is damaged ({error!r}); its latents are made anew", file=sys.stderr)
         return []
-    sums = state["sums"]
-    every = sums.items() if isinstance(sums, dict) else enumerate(sums)
-    return [(int(index), value) for index, value in every if value is not None]
+    return found

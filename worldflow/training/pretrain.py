@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 
-from worldflow.calibrate import calibrate
+from worldflow.calibrate import calibrate, check_measurable
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.data.splitting import split
@@ -84,10 +84,12 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     source = open_dataset(config.data, folder / "data", parts=True).folder if ranks.main else None
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
-    train, held_out = split(dataset.recordings, config.data.held_out, training.seed)
+    share, lengths = config.data.held_out, dataset.lengths
+    train, held_out = split(dataset.recordings, share, training.seed, lengths)
+    check_measurable(dataset, held_out, config.world.context)
     contexts = first_contexts(dataset, held_out, config.world.context)
-    recordings = len(np.unique(dataset.recordings))
-    held = HeldOut(config.data.held_out, training.seed, len(dataset), recordings)
+    recordings, frames = len(np.unique(dataset.recordings)), int(lengths.sum())
+    held = HeldOut(share, training.seed, len(dataset), recordings, frames)
     spec = _spec(dataset, held)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)

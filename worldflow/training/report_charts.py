@@ -168,8 +168,9 @@ def machine_charts(stages: list[str]) -> list[Chart]:
 
 def position_charts(curves: Mapping[str, Curve], flow: str, floor: float) -> list[str]:
     """NLL of each frame of a held-out clip: by position, and over the run."""
-    tags = sorted(tag for tag in curves if tag.startswith(flow + POSITION))
-    positions = {tag: int(tag.split(POSITION)[1]) for tag in tags}
+    start = flow + POSITION
+    positions = {tag: int(tag.removeprefix(start)) for tag in curves if tag.startswith(start)}
+    tags = sorted(positions, key=positions.__getitem__)  # as text, 100 comes before 99
     steps = np.unique(np.concatenate([curves[tag][0] for tag in tags]))
     shown = steps[np.unique(np.linspace(0, len(steps) - 1, PROFILES).round().astype(int))]
     profiles: dict[str, Points] = {}
