@@ -15,7 +15,6 @@ from worldflow.actions import ActionSpec
 from worldflow.calibrate import (
     CalibrateConfig,
     CalibratedWorld,
-    CalibrationData,
     calibrate,
     check_measurable,
     main,
@@ -27,6 +26,7 @@ from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError, WorldFormatError
+from worldflow.evaluation.clips import RealData
 from worldflow.storage import load_world, save_world
 from worldflow.testing import tiny_world
 from worldflow.world_spec import HeldOut
@@ -74,7 +74,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def config(world: Path, data: Path, unseen: bool = False) -> CalibrateConfig:
-    return CalibrateConfig(CalibratedWorld(str(world)), CalibrationData(str(data), unseen))
+    return CalibrateConfig(CalibratedWorld(str(world)), RealData(str(data), unseen))
 
 
 def test_held_out_frames_with_enough_past_are_measured(places: tuple[Path, Path]) -> None:

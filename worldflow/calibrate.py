@@ -14,7 +14,7 @@ from worldflow.calibration import LEAST_FITTED, Calibration
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import load_clips
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import held_out_episodes
+from worldflow.evaluation.clips import RealData, held_out_episodes
 from worldflow.randomness import generator_of
 from worldflow.scoring import FULL_FORWARD_FRAMES, score_video
 from worldflow.storage import find_world, load_world, write_calibration
@@ -36,20 +36,6 @@ class CalibratedWorld:
 
 
 @dataclass
-class CalibrationData:
-    """Which real episodes.
-
-    Attributes:
-        path: folder of a dataset.
-        unseen: True: the world saw none of these episodes, and all are used. False: it learned
-            from this dataset, and only the episodes it held out are used.
-    """
-
-    path: str = MISSING
-    unseen: bool = False
-
-
-@dataclass
 class CalibrateConfig:
     """Settings of `worldflow calibrate`.
 
@@ -61,7 +47,7 @@ class CalibrateConfig:
     """
 
     world: CalibratedWorld = field(default_factory=CalibratedWorld)
-    data: CalibrationData = field(default_factory=CalibrationData)
+    data: RealData = field(default_factory=RealData)
     frames: int = FRAMES
     seed: int = 0
 

@@ -17,7 +17,12 @@ from worldflow.evaluation.detectors.ensemble import (
     PredictionError,
     fit_members,
 )
-from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty, WindowNovelty
+from worldflow.evaluation.detectors.likelihood import (
+    NegativeLogLikelihood,
+    Novelty,
+    WindowNovelty,
+    WorldScores,
+)
 from worldflow.evaluation.detectors.random_network import RandomNetworkDistillation
 from worldflow.evaluation.detectors.reconstruction import ReconstructionError
 from worldflow.evaluation.simulate import clip_noise
@@ -38,14 +43,18 @@ def test_likelihoods_are_the_worlds() -> None:
     found = world.score(
         torch.from_numpy(frames), torch.from_numpy(actions), [clip_noise(4, i) for i in range(3)]
     )
-    novelty = Novelty(world, 2, 4).score(frames, actions)
+    scored = WorldScores(world, 2, 4)
+    novelty = Novelty(scored).score(frames, actions)
     np.testing.assert_allclose(novelty, found.novelty, rtol=1e-4)
-    over = WindowNovelty(world, 2, 2, 4)
+    over = WindowNovelty(scored, 2)
     windows = world.calibration.require("seen").over(found.statistics, 2).numpy()
     np.testing.assert_allclose(over.score(frames, actions), windows, rtol=1e-4)
     assert over.of_window(windows).tolist() == windows[:, -1].tolist() != windows.mean(1).tolist()
-    nll = NegativeLogLikelihood(world, 2, 4).score(frames, actions)
+    nll = NegativeLogLikelihood(scored).score(frames, actions)
     np.testing.assert_allclose(nll, -found.log_likelihood, rtol=1e-5)
+    assert scored.of(frames, actions) is scored.of(frames, actions)
+    other = scored.of(frames[::-1].copy(), actions)  # another video is scored anew
+    assert not np.allclose(other.log_likelihood, found.log_likelihood)
 
 
 def test_reconstruction_error() -> None:

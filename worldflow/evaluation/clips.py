@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split
@@ -13,6 +14,20 @@ from worldflow.errors import ConfigError, DataError
 from worldflow.world_spec import HeldOut
 
 STARTS = ("first", "random")
+
+
+@dataclass
+class RealData:
+    """Which real episodes.
+
+    Attributes:
+        path: folder of a dataset.
+        unseen: True: the world saw none of these episodes, and all are used. False: it learned
+            from this dataset, and only the episodes it held out are used.
+    """
+
+    path: str = MISSING
+    unseen: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
+from worldflow.evaluation.clips import RealClips, RealData, held_out_episodes, real_clips
 from worldflow.evaluation.controllability import agreement_figures, other_actions
 from worldflow.evaluation.detection import Detected, DetectionConfig, detect
 from worldflow.evaluation.detection_report import print_detection
@@ -52,20 +52,6 @@ class DreamedWorld:
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ConfigError(f"world.temperature={self.temperature} must not be negative")
-
-
-@dataclass
-class RealData:
-    """Which real episodes.
-
-    Attributes:
-        path: folder of a dataset.
-        unseen: True: the world saw none of these episodes, and all are used. False: it learned
-            from this dataset, and only the episodes it held out are used.
-    """
-
-    path: str = MISSING
-    unseen: bool = False
 
 
 @dataclass

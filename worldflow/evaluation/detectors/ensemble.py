@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +124,9 @@ class _OfEnsemble(Detector):
             result[piece, 1:] = values.mean(dim=(-1, -2)).numpy()
         return result
 
+    @abstractmethod
     def _measure(self, predictions: Tensor, latents: Tensor) -> Tensor:
         """(B, T - 1, N, C) from predictions (M, B, T - 1, N, C) and what came (B, T - 1, N, C)."""
-        raise NotImplementedError
 
 
 class Disagreement(_OfEnsemble):

@@ -8,7 +8,12 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.ensemble import Disagreement, PredictionError, fit_members
-from worldflow.evaluation.detectors.likelihood import NegativeLogLikelihood, Novelty, WindowNovelty
+from worldflow.evaluation.detectors.likelihood import (
+    NegativeLogLikelihood,
+    Novelty,
+    WindowNovelty,
+    WorldScores,
+)
 from worldflow.evaluation.detectors.random_network import RandomNetworkDistillation
 from worldflow.evaluation.detectors.reconstruction import ReconstructionError
 from worldflow.training.latents import LatentEpisodes
@@ -43,10 +48,11 @@ def make_detectors(
     members = fit_members(
         world, latents, dataset.lengths, training, updates, folder, seed, progress
     )
+    scored = WorldScores(world, batch, seed)
     return [
-        Novelty(world, batch, seed),
-        WindowNovelty(world, window, batch, seed),
-        NegativeLogLikelihood(world, batch, seed),
+        Novelty(scored),
+        WindowNovelty(scored, window),
+        NegativeLogLikelihood(scored),
         ReconstructionError(world, batch),
         RandomNetworkDistillation(dataset, training, updates, folder, batch, seed, progress),
         Disagreement(world, members, batch),
