@@ -73,8 +73,12 @@ class Places:
             found = source_of(world)
         return cls(world, dream, found, real or source is not None, world.action_spec)
 
-    def training_env(self, agent: AgentConfig) -> VecEnv:
+    def training_env(self, agent: AgentConfig, processes: bool = False) -> VecEnv:
         """The environments that an agent learns on, wrapped as its settings say.
+
+        Args:
+            agent: its settings.
+            processes: give each real environment a process of its own.
 
         Raises:
             ConfigError: they cannot be made, or the algorithm cannot take their actions.
@@ -82,7 +86,9 @@ class Places:
         check_actions(agent.algorithm, self.actions)
         venv: VecEnv
         if self.learns_in_reality:
-            venv = make_real_venv(self.world, agent.num_envs, agent.observation, self.source)
+            venv = make_real_venv(
+                self.world, agent.num_envs, agent.observation, self.source, processes
+            )
         else:
             venv = ImaginedVecEnv(self.imagination(agent.num_envs, agent.observation))
         return for_agent(venv, agent)

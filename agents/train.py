@@ -42,6 +42,7 @@ class TrainAgentConfig:
             sees frames.
         source: a real environment to learn in instead of the dream.
         real: learn in the real environment that the world was learned from.
+        processes: give each real environment that the agent learns in a process of its own.
         agent: algorithm, network and what it sees.
         total_steps: steps, over all envs; rounded up to whole rollouts.
         evaluation: how the agent is judged while it learns.
@@ -57,6 +58,7 @@ class TrainAgentConfig:
     world: DreamConfig = field(default_factory=DreamConfig)
     source: SourceConfig | None = None
     real: bool = False
+    processes: bool = False
     agent: AgentConfig = field(default_factory=AgentConfig)
     total_steps: int = 40_000
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -94,7 +96,7 @@ def train_agent(config: TrainAgentConfig) -> Path:
     card = AgentCard.of(config.world, config.agent, config.seed, reality, config.evaluation)
     checkpoint = _checkpoint(config, out, card)
     evaluator = None
-    venv = places.training_env(config.agent)
+    venv = places.training_env(config.agent, config.processes)
     try:
         if config.evaluation.every > 0:
             evaluator = Evaluator(places, config.agent, config.evaluation)
