@@ -13,11 +13,10 @@ from worldflow.agents.reality import make_real_venv, source_of
 from worldflow.agents.rewards import change_rewards
 from worldflow.agents.saved import DreamConfig
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
-from worldflow.compiled import compile_step
+from worldflow.compiled import open_world
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.errors import ConfigError
-from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
 
@@ -40,13 +39,16 @@ class Places:
     actions: ActionSpec
 
     @classmethod
-    def of(cls, dream: DreamConfig, source: SourceConfig | None, real: bool) -> Places:
+    def of(
+        cls, dream: DreamConfig, source: SourceConfig | None, real: bool, device: str = "auto"
+    ) -> Places:
         """Open what the settings name.
 
         Args:
             dream: the world; its path may be None.
             source: a real environment to learn in.
             real: learn in the real environment of the world.
+            device: where the world dreams, see `worldflow.compiled.open_world`.
 
         Raises:
             ConfigError: they name nothing to learn in, two real environments, or one that cannot
@@ -67,7 +69,7 @@ class Places:
             assert source is not None
             with contextlib.closing(make_source(source)) as env:
                 return cls(None, dream, source, True, env.action_spec)
-        world = compile_step(load_world(dream.path))
+        world = open_world(dream.path, device)
         found = source
         if source is None and (real or world.spec.source.get("env_id")):
             found = source_of(world)

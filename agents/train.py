@@ -51,6 +51,8 @@ class TrainAgentConfig:
         checkpoint_steps: steps between two checkpoints.
         resume: continue what `out` holds, if anything; otherwise refuse a folder with an agent.
         device: where the policy learns: "cpu", "cuda" or "auto".
+        world_device: where the world dreams: "cpu", "cuda" or "auto". Worth it from some hundred
+            `agent.num_envs`.
         progress: show a progress bar.
     """
 
@@ -65,6 +67,7 @@ class TrainAgentConfig:
     checkpoint_steps: int = 10_000
     resume: bool = True
     device: str = "auto"
+    world_device: str = "auto"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ def train_agent(config: TrainAgentConfig) -> Path:
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)
-    places = Places.of(config.world, config.source, config.real)
+    places = Places.of(config.world, config.source, config.real, config.world_device)
     reality = places.source if places.learns_in_reality else None
     card = AgentCard.of(config.world, config.agent, config.seed, reality, config.evaluation)
     checkpoint = _checkpoint(config, out, card)
