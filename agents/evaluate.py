@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 from worldflow.actions import ActionSpec
+from worldflow.agents.dreams import check_dream
 from worldflow.agents.play import (
     AgentPolicy,
     Batch,
@@ -23,7 +24,7 @@ from worldflow.agents.play import (
     play_episodes,
 )
 from worldflow.agents.reality import codec_eyes, make_real
-from worldflow.agents.saved import AgentCard, check_dream, load_agent, world_digest
+from worldflow.agents.saved import AgentCard, load_agent, world_digest
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
 from worldflow.compiled import open_world

@@ -19,11 +19,12 @@ from worldflow.agents.callbacks import (
     prune_best,
 )
 from worldflow.agents.checkpoints import last_checkpoint, restore
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import PLACES, EvaluationConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
 from worldflow.agents.evaluator import Evaluator
 from worldflow.agents.places import Places
-from worldflow.agents.saved import WEIGHTS, AgentCard, DreamConfig, save_weights
+from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights
 from worldflow.agents.seeds import training_seed
 from worldflow.config import flatten
 from worldflow.envs.sources import SourceConfig
