@@ -167,14 +167,14 @@ def test_windows_and_calibration(
     arguments = [f"world={config.world.path}", "world.novelty_window=3", f"out={tmp_path / 'x'}"]
     assert command_line(["train-agent", *arguments]) == 2
     assert "windows of [1, 2, 4" in capsys.readouterr().err
-    load = places_module.load_world
+    load = places_module.open_world
 
-    def uncalibrated(path: str) -> WorldModel:
-        world = load(path)
+    def uncalibrated(path: str, device: str) -> WorldModel:
+        world = load(path, device)
         world.complete(UNCALIBRATED, world.context)
         return world
 
-    monkeypatch.setattr(places_module, "load_world", uncalibrated)
+    monkeypatch.setattr(places_module, "open_world", uncalibrated)
     with pytest.raises(ConfigError, match="not calibrated"):
         train_agent(quick(dream={"bonus": 1.0}))
     with pytest.raises(WorldFormatError, match="calibration field `dreamed` is missing"):
