@@ -19,11 +19,12 @@ from worldflow.agents.callbacks import (
     prune_best,
 )
 from worldflow.agents.checkpoints import last_checkpoint, restore
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import PLACES, EvaluationConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
 from worldflow.agents.evaluator import Evaluator
 from worldflow.agents.places import Places
-from worldflow.agents.saved import WEIGHTS, AgentCard, DreamConfig, save_weights
+from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights
 from worldflow.agents.seeds import training_seed
 from worldflow.config import flatten
 from worldflow.envs.sources import SourceConfig
@@ -52,6 +53,8 @@ class TrainAgentConfig:
         checkpoint_steps: steps between two checkpoints.
         resume: continue what `out` holds, if anything; otherwise refuse a folder with an agent.
         device: where the policy learns: "cpu", "cuda" or "auto".
+        world_device: where the world dreams: "cpu", "cuda" or "auto". Worth it from some hundred
+            `agent.num_envs`.
         progress: show a progress bar.
     """
 
@@ -67,6 +70,7 @@ class TrainAgentConfig:
     checkpoint_steps: int = 10_000
     resume: bool = True
     device: str = "auto"
+    world_device: str = "auto"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ def train_agent(config: TrainAgentConfig) -> Path:
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)
-    places = Places.of(config.world, config.source, config.real)
+    places = Places.of(config.world, config.source, config.real, config.world_device)
     reality = places.source if places.learns_in_reality else None
     card = AgentCard.of(config.world, config.agent, config.seed, reality, config.evaluation)
     checkpoint = _checkpoint(config, out, card)

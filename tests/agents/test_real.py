@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from worldflow.agents.algorithms import AgentConfig, build
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluate import (
     AgentPath,
     EvaluateAgentConfig,
@@ -24,7 +25,7 @@ from worldflow.agents.evaluation_config import EvaluationConfig, StopConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
 from worldflow.agents.places import Places
 from worldflow.agents.rewards import RewardConfig
-from worldflow.agents.saved import DreamConfig, load_agent
+from worldflow.agents.saved import load_agent
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
 from worldflow.envs.sources import SourceConfig
