@@ -18,7 +18,6 @@ from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Prediction, WorldState
 
-
 GROUP = 32  # rows that are reset together on a CPU
 MOST_RESET = 256  # on a GPU: four frames of so many rows take about a gigabyte in the encoder
 
