@@ -40,7 +40,7 @@ class StepCallback(BaseCallback):
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n)
         infos = self.locals["infos"]
-        for name in ("novelty", "uncertainty", "bits_per_dim"):
+        for name in ("novelty", "uncertainty", "bits_per_dim", "shaping"):
             if name in infos[0]:  # a dream
                 self.logger.record_mean(f"dream/{name}", sum(i[name] for i in infos) / len(infos))
         space, actions = self.model.action_space, self.locals["actions"]

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 from worldflow.actions import ActionSpec
+from worldflow.agents.dreams import check_dream
 from worldflow.agents.play import (
     AgentPolicy,
     Batch,
@@ -23,14 +24,13 @@ from worldflow.agents.play import (
     play_episodes,
 )
 from worldflow.agents.reality import codec_eyes, make_real
-from worldflow.agents.saved import AgentCard, check_dream, load_agent, world_digest
+from worldflow.agents.saved import AgentCard, load_agent, world_digest
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
-from worldflow.compiled import compile_step
+from worldflow.compiled import open_world
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.spaces import action_space, observation_space
 from worldflow.errors import ConfigError
-from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
 REPORT = "evaluation.json"
@@ -89,6 +89,7 @@ class EvaluateAgentConfig:
             trained.
         eyes: what an agent on frames sees in reality: "raw" ones, or those that passed the world's
             "codec", as all frames of its training did. An agent on latents sees the raw frames'.
+        world_device: where the world dreams: "cpu", "cuda" or "auto".
         out: where the report is written; `evaluation.json` in the agent's folder if null.
         progress: show progress bars.
     """
@@ -102,6 +103,7 @@ class EvaluateAgentConfig:
     dream: bool = True
     real: bool = True
     eyes: str = "raw"
+    world_device: str = "auto"
     out: str | None = None
     progress: bool = True
 
@@ -165,7 +167,7 @@ def _open_world(card: AgentCard, config: EvaluateAgentConfig) -> WorldModel | No
                 "world: say world=... to play it in that one's dream, or dream=false"
             )
         return None
-    world = compile_step(load_world(path))
+    world = open_world(path, config.world_device)
     check_world(card, config.agent.path, told)
     return world
 

@@ -9,15 +9,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.algorithms import AgentConfig, check_actions
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.reality import make_real_venv, source_of
-from worldflow.agents.rewards import change_rewards
-from worldflow.agents.saved import DreamConfig
+from worldflow.agents.rewards import change_rewards, shape_rewards
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
-from worldflow.compiled import compile_step
+from worldflow.compiled import open_world
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.errors import ConfigError
-from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
 
@@ -27,7 +26,7 @@ class Places:
 
     Attributes:
         world: where dreams are dreamed and latents come from; None where none was given.
-        dream: horizon and temperature of the dreams.
+        dream: what the dreams are like.
         source: the real environment; None where there is none.
         learns_in_reality: whether the agent learns there and not in the dream.
         actions: what an agent here does.
@@ -40,17 +39,20 @@ class Places:
     actions: ActionSpec
 
     @classmethod
-    def of(cls, dream: DreamConfig, source: SourceConfig | None, real: bool) -> Places:
+    def of(
+        cls, dream: DreamConfig, source: SourceConfig | None, real: bool, device: str = "auto"
+    ) -> Places:
         """Open what the settings name.
 
         Args:
             dream: the world; its path may be None.
             source: a real environment to learn in.
             real: learn in the real environment of the world.
+            device: where the world dreams, see `worldflow.compiled.open_world`.
 
         Raises:
             ConfigError: they name nothing to learn in, two real environments, or one that cannot
-                be made.
+                be made; or they change a dream that nobody learns in.
             WorldFormatError: the world cannot be loaded.
         """
         if real and source is not None:
@@ -63,43 +65,81 @@ class Places:
                 "nothing to learn in: give world=... to learn in a dream (with real=true: in the "
                 "game behind it), or source=... to learn in a real environment"
             )
+        if dream.uses_novelty and (real or source is not None):
+            raise ConfigError(
+                "world.novelty_window, max_novelty, pessimism and bonus change the dream that an "
+                "agent learns in, and this one learns in a real environment: leave them out"
+            )
         if dream.path is None:
             assert source is not None
             with contextlib.closing(make_source(source)) as env:
                 return cls(None, dream, source, True, env.action_spec)
-        world = compile_step(load_world(dream.path))
+        world = open_world(dream.path, device)
         found = source
         if source is None and (real or world.spec.source.get("env_id")):
             found = source_of(world)
         return cls(world, dream, found, real or source is not None, world.action_spec)
 
-    def training_env(self, agent: AgentConfig) -> VecEnv:
+    def training_env(self, agent: AgentConfig, processes: bool = False) -> VecEnv:
         """The environments that an agent learns on, wrapped as its settings say.
 
+        Args:
+            agent: its settings.
+            processes: give each real environment a process of its own.
+
         Raises:
-            ConfigError: they cannot be made, or the algorithm cannot take their actions.
+            ConfigError: they cannot be made, the algorithm cannot take their actions, or the world
+                is not calibrated for the window of novelty.
+            WorldFormatError: the world is not calibrated for limits and windows of novelty at all.
         """
         check_actions(agent.algorithm, self.actions)
-        venv: VecEnv
         if self.learns_in_reality:
-            venv = make_real_venv(self.world, agent.num_envs, agent.observation, self.source)
-        else:
-            venv = ImaginedVecEnv(self.imagination(agent.num_envs, agent.observation))
-        return for_agent(venv, agent)
+            found = make_real_venv(
+                self.world, agent.num_envs, agent.observation, self.source, processes
+            )
+            return for_agent(found, agent)
+        assert self.world is not None
+        dream, windows = self.dream, [1]
+        if dream.novelty_window != 1 or dream.max_novelty is not None:
+            windows = sorted(self.world.calibration.require("dreamed").windows)
+        if dream.novelty_window not in windows:
+            raise ConfigError(
+                f"world.novelty_window={dream.novelty_window}: this world is calibrated for "
+                f"windows of {windows} frames; choose one of them, or recalibrate it on longer "
+                "episodes (worldflow calibrate)"
+            )
+        imagination = Imagination(
+            self.world,
+            agent.num_envs,
+            dream.horizon,
+            dream.temperature,
+            agent.observation,
+            dream.novelty_window,
+            dream.max_novelty,
+        )
+        return for_agent(ImaginedVecEnv(imagination), agent, dream)
 
     def imagination(self, num_envs: int, observation: str) -> Imagination:
-        """Dreams of this place."""
+        """Dreams to be judged in: novelty ends none of them, whatever the agent learns in."""
         assert self.world is not None
         return Imagination(
             self.world, num_envs, self.dream.horizon, self.dream.temperature, observation
         )
 
 
-def for_agent(venv: VecEnv, agent: AgentConfig) -> VecEnv:
-    """Add what an agent's settings say: episode statistics, stacked frames, changed rewards."""
+def for_agent(venv: VecEnv, agent: AgentConfig, dream: DreamConfig | None = None) -> VecEnv:
+    """Add what the settings say: episode statistics, stacked frames, changed rewards.
+
+    Args:
+        venv: the environment.
+        agent: who learns in it.
+        dream: whose shaping of rewards is added, where `venv` is one.
+    """
     venv = wrap(venv, agent.frame_stack)
     if agent.observation == "frames":
         # Stable-Baselines3 would do it by itself, but outside of what normalises rewards, and would
         # then store frames that were not turned.
         venv = VecTransposeImage(venv)
+    if dream is not None:
+        venv = shape_rewards(venv, dream)
     return change_rewards(venv, agent.reward, agent.settings.gamma)

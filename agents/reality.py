@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from worldflow.agents.play import Eyes, RealBatch
 from worldflow.envs.latent_observation import LatentObservation
@@ -105,11 +106,39 @@ def make_real(
 
 
 def make_real_venv(
-    world: WorldModel | None, num_envs: int, observation: str, source: SourceConfig | None = None
-) -> DummyVecEnv:
-    """As `real_envs`, for learning: one after the other in this process."""
-    envs = real_envs(world, num_envs, observation, source)
-    return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
+    world: WorldModel | None,
+    num_envs: int,
+    observation: str,
+    source: SourceConfig | None = None,
+    processes: bool = False,
+) -> VecEnv:
+    """As `real_envs`, for learning.
+
+    Args:
+        world: see `real_envs`, and so the next three.
+        num_envs: environments side by side.
+        observation: "frames" or "latents".
+        source: which.
+        processes: give each environment a process of its own; otherwise they are stepped one after
+            the other in this one. The episodes are the same.
+
+    Raises:
+        ConfigError: see `real_envs`; or processes with latents, which one encoder makes.
+    """
+    if not processes:
+        envs = real_envs(world, num_envs, observation, source)
+        return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
+    if observation == "latents":
+        raise ConfigError(
+            "processes=true is for agents on frames: with agent.observation=latents each process "
+            "would need the world; set one of them otherwise"
+        )
+    for env in real_envs(world, 1, observation, source):  # whether it can be made, and fits
+        env.close()
+    if source is None:
+        assert world is not None
+        source = source_of(world)
+    return SubprocVecEnv([partial(make_source, source)] * num_envs)
 
 
 def _check(env: gym.Env[Any, Any], source: SourceConfig, world: WorldModel) -> None:

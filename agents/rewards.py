@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from worldflow.agents.dreams import DreamConfig
+from worldflow.envs.novelty_wrappers import NOVELTY_LIMIT
+from worldflow.envs.vector_rows import undefined_score
 from worldflow.errors import ConfigError
 
 
@@ -56,6 +60,54 @@ class ScaledReward(VecEnvWrapper):
         """As the env beneath, with its rewards scaled."""
         observations, rewards, dones, infos = self.venv.step_wait()
         return observations, (rewards * self._scale).astype(np.float32), dones, infos
+
+
+class NoveltyShaping(VecEnvWrapper):
+    """rewards + factor * min(novelty, limit), of a dream's frames.
+
+    The formula of `NoveltyReward` (factor > 0) and `PessimisticReward` (factor < 0), which
+    Stable-Baselines3's environments cannot be wrapped in. Infos have what was added as `shaping`.
+
+    Args:
+        venv: with `novelty` in its infos, that of the step's own frame also where it was reset.
+        factor: reward for one standard deviation.
+        limit: of the novelty that counts.
+
+    Raises:
+        ConfigError: in a step, novelty is NaN, since the world is not calibrated.
+    """
+
+    def __init__(self, venv: VecEnv, factor: float, limit: float) -> None:
+        super().__init__(venv)
+        self._factor, self._limit = factor, limit
+
+    def reset(self) -> VecEnvObs:
+        """As the env beneath."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """As the env beneath, with other rewards."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        novelty = np.array([info["novelty"] for info in infos])
+        if np.isnan(novelty).any():
+            raise undefined_score("novelty")
+        change = self._factor * np.minimum(novelty, self._limit)
+        infos = [
+            info | {"shaping": value} for info, value in zip(infos, change.tolist(), strict=True)
+        ]
+        return observations, (rewards + change).astype(np.float32), dones, infos
+
+
+def shape_rewards(venv: VecEnv, dream: DreamConfig) -> VecEnv:
+    """Add the bonus or the penalty of a dream, if any.
+
+    It belongs around what records returns, which are reported without it.
+    """
+    if dream.bonus:
+        return NoveltyShaping(venv, dream.bonus, NOVELTY_LIMIT)
+    if dream.pessimism:
+        return NoveltyShaping(venv, -dream.pessimism, math.inf)
+    return venv
 
 
 def change_rewards(venv: VecEnv, config: RewardConfig, gamma: float) -> VecEnv:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from yaml import YAMLError
 
 from worldflow.agents.algorithms import LOADABLE, AgentConfig
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import EvaluationConfig
 from worldflow.data.metadata import write_atomically
 from worldflow.envs.sources import SourceConfig
@@ -24,38 +25,6 @@ from worldflow.storage import SHIPPED
 from worldflow.storage import WEIGHTS as WORLD_WEIGHTS
 
 CARD, WEIGHTS = "agent.yaml", "agent.zip"
-
-
-def check_dream(horizon: int | None, temperature: float | None) -> None:
-    """Refuse what no dream can have; None is left to another setting.
-
-    Raises:
-        ConfigError: a horizon below 1 or a negative temperature.
-    """
-    if horizon is not None and horizon < 1:
-        raise ConfigError(f"world.horizon={horizon} must be at least 1")
-    if temperature is not None and temperature < 0:
-        raise ConfigError(f"world.temperature={temperature} must not be negative")
-
-
-@dataclass
-class DreamConfig:
-    """The world that an agent is trained in.
-
-    Attributes:
-        path: a world's name or folder; None for an agent that knows none.
-        horizon: steps after which an imagined episode is truncated. They count from the end of
-            the starting context, so that a game of at most N steps is dreamed to its end with
-            N - (context - 1) steps.
-        temperature: factor on the noise of imagined frames.
-    """
-
-    path: str | None = None
-    horizon: int = 1000
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_dream(self.horizon, self.temperature)
 
 
 @dataclass

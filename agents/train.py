@@ -19,11 +19,12 @@ from worldflow.agents.callbacks import (
     prune_best,
 )
 from worldflow.agents.checkpoints import last_checkpoint, restore
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import PLACES, EvaluationConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
 from worldflow.agents.evaluator import Evaluator
 from worldflow.agents.places import Places
-from worldflow.agents.saved import WEIGHTS, AgentCard, DreamConfig, save_weights
+from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights
 from worldflow.agents.seeds import training_seed
 from worldflow.config import flatten
 from worldflow.envs.sources import SourceConfig
@@ -42,6 +43,7 @@ class TrainAgentConfig:
             sees frames.
         source: a real environment to learn in instead of the dream.
         real: learn in the real environment that the world was learned from.
+        processes: give each real environment that the agent learns in a process of its own.
         agent: algorithm, network and what it sees.
         total_steps: steps, over all envs; rounded up to whole rollouts.
         evaluation: how the agent is judged while it learns.
@@ -51,12 +53,15 @@ class TrainAgentConfig:
         checkpoint_steps: steps between two checkpoints.
         resume: continue what `out` holds, if anything; otherwise refuse a folder with an agent.
         device: where the policy learns: "cpu", "cuda" or "auto".
+        world_device: where the world dreams: "cpu", "cuda" or "auto". Worth it from some hundred
+            `agent.num_envs`.
         progress: show a progress bar.
     """
 
     world: DreamConfig = field(default_factory=DreamConfig)
     source: SourceConfig | None = None
     real: bool = False
+    processes: bool = False
     agent: AgentConfig = field(default_factory=AgentConfig)
     total_steps: int = 40_000
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -65,6 +70,7 @@ class TrainAgentConfig:
     checkpoint_steps: int = 10_000
     resume: bool = True
     device: str = "auto"
+    world_device: str = "auto"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -89,12 +95,12 @@ def train_agent(config: TrainAgentConfig) -> Path:
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)
-    places = Places.of(config.world, config.source, config.real)
+    places = Places.of(config.world, config.source, config.real, config.world_device)
     reality = places.source if places.learns_in_reality else None
     card = AgentCard.of(config.world, config.agent, config.seed, reality, config.evaluation)
     checkpoint = _checkpoint(config, out, card)
     evaluator = None
-    venv = places.training_env(config.agent)
+    venv = places.training_env(config.agent, config.processes)
     try:
         if config.evaluation.every > 0:
             evaluator = Evaluator(places, config.agent, config.evaluation)

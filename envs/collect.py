@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from tqdm import tqdm
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
+from worldflow.envs.collect_workers import recorded_side_by_side
 from worldflow.envs.policies import (
     Policy,
     PolicyConfig,
@@ -34,6 +38,7 @@ class CollectConfig:
         seed: episode i depends on the seed and i alone.
         out: folder of the dataset; None: `runs/data/NAME`, after the environment's id.
         policy: what acts.
+        workers: processes that record side by side; the dataset is the same.
         progress: whether to show a progress bar.
 
     Raises:
@@ -45,12 +50,14 @@ class CollectConfig:
     seed: int = 0
     out: str | None = None
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    workers: int = 1
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.seed < 0:
+        if self.steps < 1 or self.seed < 0 or self.workers < 1:
             raise ConfigError(
-                f"steps must be 1 or more and seed 0 or more, got {self.steps} and {self.seed}"
+                f"steps={self.steps} and workers={self.workers} must be 1 or more, "
+                f"seed={self.seed} 0 or more"
             )
 
 
@@ -71,7 +78,8 @@ def collect(config: CollectConfig) -> EpisodeDataset:
         DataError: the folder holds data of other settings, or a damaged episode.
     """
     folder = output_folder(config)
-    with contextlib.closing(make_source(config.source)) as env:
+    with contextlib.ExitStack() as stack:
+        env = stack.enter_context(contextlib.closing(make_source(config.source)))
         agent = load_agent(config.policy)
         policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
         metadata = DatasetMetadata(
@@ -85,16 +93,29 @@ def collect(config: CollectConfig) -> EpisodeDataset:
         writer = EpisodeWriter(folder, metadata)
         finished = _finished_steps(writer)
         done = min(sum(finished.values()), config.steps)
-        progress = tqdm(total=config.steps, initial=done, unit="step", disable=not config.progress)
-        with progress as bar:
-            steps = index = 0
-            while steps < config.steps:
-                if index not in finished:
-                    episode = record_episode(env, policy, config, index, bar)
-                    writer.add(index, episode)
-                    finished[index] = len(episode) - 1
-                steps += finished[index]
-                index += 1
+        bar = stack.enter_context(
+            tqdm(total=config.steps, initial=done, unit="step", disable=not config.progress)
+        )
+        missing = itertools.filterfalse(finished.__contains__, itertools.count())
+        if config.workers == 1:
+            recorded: Iterator[tuple[int, Episode]] = (
+                (i, record_episode(env, policy, config, i, bar)) for i in missing
+            )
+        else:
+            side_by_side = recorded_side_by_side(
+                partial(_recorder, config), missing, config.workers
+            )
+            recorded = stack.enter_context(contextlib.closing(side_by_side))
+        steps = index = 0
+        while steps < config.steps:
+            if index not in finished:
+                index, episode = next(recorded)
+                writer.add(index, episode)
+                finished[index] = len(episode) - 1
+                if config.workers > 1:  # a recorder in this process moves the bar step by step
+                    bar.update(min(finished[index], config.steps - bar.n))
+            steps += finished[index]
+            index += 1
     return EpisodeDataset(folder)
 
 
@@ -140,6 +161,14 @@ def record_episode(
         seed=seed,
         truncated=truncated,
     )
+
+
+def _recorder(config: CollectConfig) -> Callable[[int], Episode]:
+    """What records episodes in a process of its own, which closes its environment at its end."""
+    env = make_source(config.source)
+    agent = load_agent(config.policy)
+    policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
+    return lambda index: record_episode(env, policy, config, index)
 
 
 def environment_seed(sequence: np.random.SeedSequence) -> int:

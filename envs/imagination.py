@@ -18,13 +18,18 @@ from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Prediction, WorldState
 
+GROUP = 32  # rows that are reset together on a CPU
+MOST_RESET = 256  # on a GPU: four frames of so many rows take about a gigabyte in the encoder
+
 
 class Imagination:
     """B independent episodes, advanced together by one forward of the world.
 
-    Each row draws its starting context and all noise from its own generator, and every call into
-    the world runs on all B rows, whatever is needed of them. So a row's bits depend on its own
-    seed, actions and resets, and on B, but never on what the other rows do.
+    Each row draws its starting context and all noise from its own generator, and every step of the
+    world runs on all B rows, whatever is needed of them; resets run on the rows' fixed groups of
+    32. So on a CPU a row's bits depend on its own seed, actions and resets, and on B, but never on
+    what the other rows do. On a GPU, where few rows cost as much as many, the rows that are reset
+    at once are one batch, and all this holds up to rounding.
 
     Args:
         world: a `WorldModel`, or the name or folder of one.
@@ -73,7 +78,8 @@ class Imagination:
         self.needs_reset = np.ones(num_envs, dtype=bool)
         self.elapsed = np.zeros(num_envs, dtype=np.int64)
         self._generators: list[torch.Generator | None] = [None] * num_envs
-        self._state: WorldState | None = None
+        self._state: WorldState | None = None  # nobody else refers to it
+        self._shown: np.ndarray | None = None  # what was observed last
         self.max_novelty = max_novelty
         self._running: RunningNovelty | None = None
         if novelty_window != 1 or max_novelty is not None:
@@ -97,9 +103,13 @@ class Imagination:
         Raises:
             ResetNeeded: nothing was reset yet.
         """
-        return _copy(self.world.decode(self._latents))
+        if self._state is None or self._shown is None:
+            raise gymnasium.error.ResetNeeded("call reset before asking for a frame")
+        if self.observation == "frames":
+            return self._shown.copy()
+        return _copy(self.world.decode(self._state.latents))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reset(
         self,
         rows: np.ndarray | None = None,
@@ -137,14 +147,13 @@ class Imagination:
             generators[row] = generator
             if self._running is not None:
                 self._running.reset(row)
-        fresh = self.world.initial_state(
-            self._tensor(self._contexts.frames[picks]),
-            self._tensor(self._contexts.actions[picks]),
-            generators,
-        )
-        if self._state is not None and not rows.all():
-            fresh = WorldState.where(self._tensor(rows), fresh, self._state)
-        self._state = fresh
+        for together in self._together(rows):
+            fresh = self.world.initial_state(
+                self._tensor(self._contexts.frames[picks[together]]),
+                self._tensor(self._contexts.actions[picks[together]]),
+                [generators[row] for row in together.tolist()],
+            )
+            self._begin(together, np.flatnonzero(rows[together]), fresh)
         self.needs_reset = self.needs_reset & ~rows
         self.elapsed = np.where(rows, 0, self.elapsed)
         return self._resting()
@@ -177,9 +186,12 @@ class Imagination:
         state, prediction = self.world.step(
             self._state, self._tensor(checked), generators, self.temperature
         )
+        shown = self._observe(state.latents)
         if not active.all():
+            assert self._shown is not None
             state = WorldState.where(self._tensor(active), state, self._state)
-        self._state = state
+            shown[~active] = self._shown[~active]
+        self._state, self._shown = state, shown
         self.elapsed = self.elapsed + active
         # `require_heads` made sure of both.
         assert prediction.reward is not None and prediction.terminated is not None
@@ -191,22 +203,43 @@ class Imagination:
         truncated = truncated & active & ~terminated
         self.needs_reset = self.needs_reset | terminated | truncated
         return Transition(
-            observations=self._observe(),
+            observations=shown.copy(),
             rewards=np.where(active, _copy(prediction.reward).astype(np.float64), 0.0),
             terminated=terminated,
             truncated=truncated,
             scores=scores,
         )
 
-    @property
-    def _latents(self) -> torch.Tensor:
-        """Of the frames now shown, denoised, (B, N, C)."""
-        if self._state is None:
-            raise gymnasium.error.ResetNeeded("call reset before asking for a frame")
-        return self._state.latents
+    def _observe(self, latents: torch.Tensor) -> np.ndarray:
+        """What is seen of latents (n, N, C)."""
+        return _copy(
+            self.world.decode(latents) if self.observation == "frames" else latents.float()
+        )
 
-    def _observe(self) -> np.ndarray:
-        return self.frames if self.observation == "frames" else _copy(self._latents.float())
+    def _together(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows (B,) bool that are to be reset, with what is computed along, in batches."""
+        if self._device.type == "cpu":
+            groups = np.split(np.arange(self.num_envs), range(GROUP, self.num_envs, GROUP))
+            return [group for group in groups if rows[group].any()]
+        wanted = np.flatnonzero(rows)
+        return np.split(wanted, range(MOST_RESET, len(wanted), MOST_RESET))
+
+    def _begin(self, together: np.ndarray, wanted: np.ndarray, fresh: WorldState) -> None:
+        """Let rows go on from others.
+
+        Args:
+            together: the rows of `fresh`.
+            wanted: the indices in `together` of those that begin an episode.
+            fresh: what they begin with.
+        """
+        seen = self._observe(fresh.latents)
+        if self._state is None or self._shown is None:
+            room = np.zeros(self.num_envs, dtype=np.int64)
+            self._state, self._shown = fresh.rows(self._tensor(room)), seen[room]
+        if len(wanted) < len(together):
+            fresh, seen = fresh.rows(self._tensor(wanted)), seen[wanted]
+        self._state.assign(self._tensor(together[wanted]), fresh)
+        self._shown[together[wanted]] = seen
 
     def _seed(self, row: int, seed: int | None) -> torch.Generator:
         """The generator of a row, started anew when a seed is given or none was yet."""
@@ -247,10 +280,11 @@ class Imagination:
 
     def _resting(self) -> Transition:
         """A transition in which no row moved."""
+        assert self._shown is not None
         none = np.zeros(self.num_envs, dtype=bool)
         rewards = np.zeros(self.num_envs)
         scores = no_scores(self.num_envs, self._blocks)
-        return Transition(self._observe(), rewards, none, none.copy(), scores)
+        return Transition(self._shown.copy(), rewards, none, none.copy(), scores)
 
     def _scores(self, prediction: Prediction, active: np.ndarray) -> dict[str, np.ndarray]:
         scores = no_scores(self.num_envs, self._blocks)
@@ -264,4 +298,4 @@ class Imagination:
 
 def _copy(tensor: torch.Tensor) -> np.ndarray:
     """A numpy copy that shares no memory with the tensor."""
-    return np.array(tensor.cpu().numpy())
+    return tensor.cpu().numpy() if tensor.is_cuda else np.array(tensor.numpy())

@@ -16,6 +16,10 @@ from worldflow.envs.vector_rows import missing_score, undefined_score
 from worldflow.errors import ConfigError
 from worldflow.novelty import novelty_of
 
+# Frames that have nothing to do with the world reach hundreds of standard deviations; a bonus for
+# them would drown every reward.
+NOVELTY_LIMIT = 10.0
+
 
 class NoveltyReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """A bonus for strange frames: reward + scale * min(novelty, limit).
@@ -23,14 +27,15 @@ class NoveltyReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Args:
         env: with `novelty` in its info.
         scale: reward for one standard deviation.
-        limit: of the novelty that is rewarded; frames that have nothing to do with the world reach
-            hundreds of standard deviations.
+        limit: of the novelty that is rewarded.
 
     Raises:
         ConfigError: scale or limit is not positive; later, a step has no novelty in its info.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], scale: float = 0.01, limit: float = 10.0) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], scale: float = 0.01, limit: float = NOVELTY_LIMIT
+    ) -> None:
         RecordConstructorArgs.__init__(self, scale=scale, limit=limit)
         gym.Wrapper.__init__(self, env)
         check_scale(scale, limit)

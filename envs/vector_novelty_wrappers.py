@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from worldflow.envs.novelty_wrappers import check_scale, check_score, novelty_limit
+from worldflow.envs.novelty_wrappers import (
+    NOVELTY_LIMIT,
+    check_scale,
+    check_score,
+    novelty_limit,
+)
 from worldflow.envs.vector_rows import RowScores, autoreset_mode, reset_rows
 from worldflow.errors import ConfigError
 
@@ -58,7 +63,10 @@ class VectorNoveltyReward(_ScoredReward):
     """
 
     def __init__(
-        self, env: VectorEnv[np.ndarray, Any, Any], scale: float = 0.01, limit: float = 10.0
+        self,
+        env: VectorEnv[np.ndarray, Any, Any],
+        scale: float = 0.01,
+        limit: float = NOVELTY_LIMIT,
     ) -> None:
         super().__init__(env, scale, "novelty", limit)
 

@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine
 from worldflow.flow.transformer import VideoTransformer
+from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def open_world(name: str | Path, device: str = "auto") -> WorldModel:
+    """A world to dream in, on a device: of many rows at once on a GPU, compiled on a CPU.
+
+    On a GPU the step stays eager. With hundreds of rows its kernels are large, while `_capture`
+    would compile anew, for a minute, for the rows of the training, of its evaluations and of each
+    number of resets.
+
+    Args:
+        name: of the world, or its folder.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+        WorldFormatError: the world cannot be loaded.
+    """
+    if device not in DEVICES:
+        raise ConfigError(f"world_device is {device!r}; use one of {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError("world_device=cuda, but torch finds no GPU: use world_device=cpu")
+    world = load_world(name)
+    if device == "cpu" or not available:
+        return compile_step(world)
+    return world.to("cuda")
 
 
 def compile_step(world: WorldModel) -> WorldModel:

@@ -76,7 +76,7 @@ class Table:
 
         Beyond the rarest level it grows with r, one for one.
         """
-        mean, std, levels, scores = (t.to(statistics) for t in self._tensors)
+        mean, std, levels, scores = self._like(statistics)
         r = _distance((statistics - mean) / std, self.one_sided)
         above = torch.searchsorted(levels, r.contiguous(), right=True).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
@@ -84,11 +84,19 @@ class Table:
         inside = torch.lerp(scores[above - 1], scores[above], share)
         return torch.where(r > levels[-1], scores[-1] + r - levels[-1], inside)
 
+    def _like(self, statistics: Tensor) -> tuple[Tensor, ...]:
+        """Mean, std, levels and their novelty, as tensors where the statistics are."""
+        key = (statistics.device, statistics.dtype)
+        if key not in self._tensors:
+            parts = (self.mean, self.std, self.levels, [novelty_of(p) for p in TAILS])
+            with torch.inference_mode(False):  # they may be used where gradients are taken
+                made = (torch.tensor(part, dtype=torch.float64) for part in parts)
+                self._tensors[key] = tuple(t.to(statistics) for t in made)
+        return self._tensors[key]
+
     @cached_property
-    def _tensors(self) -> tuple[Tensor, ...]:
-        scores = [novelty_of(p) for p in TAILS]
-        parts = (self.mean, self.std, self.levels, scores)
-        return tuple(torch.tensor(part, dtype=torch.float64) for part in parts)
+    def _tensors(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -141,11 +149,12 @@ class RunningNovelty:
             )
         self.window = window
         self._tables = {n: t for n, t in measure.windows.items() if n <= window}
-        self._last: list[list[Tensor]] = [[] for _ in range(rows)]
+        self._ages = torch.zeros(rows, dtype=torch.int64)  # frames of each, at most `window`
+        self._last: Tensor | None = None  # (B, window, J), the last one at the end
 
     def reset(self, row: int) -> None:
         """Forget a row's frames: its episode ended."""
-        self._last[row] = []
+        self._ages[row] = 0
 
     def add(self, statistics: Tensor, rows: Sequence[bool] | None = None) -> Tensor:
         """Add a frame (B, J) to each row; returns novelty (B,).
@@ -154,14 +163,20 @@ class RunningNovelty:
             statistics: of the frames.
             rows: which rows have one; None: all. The others get NaN.
         """
-        novelty = statistics.new_full((len(self._last),), math.nan)
-        for row, last in enumerate(self._last):
-            if rows is not None and not rows[row]:
-                continue
-            last.append(statistics[row])
-            del last[: -self.window]
-            size = max(n for n in self._tables if n <= len(last))
-            novelty[row] = self._tables[size].novelty(torch.stack(last[-size:]).mean(dim=0))
+        if self._last is None:
+            self._last = torch.stack([torch.zeros_like(statistics)] * self.window, dim=1)
+        added = torch.ones_like(self._ages, dtype=torch.bool)
+        if rows is not None:
+            added = torch.tensor(rows, dtype=torch.bool)
+        self._ages = torch.where(added, (self._ages + 1).clamp(max=self.window), self._ages)
+        ages, added = (x.to(statistics.device) for x in (self._ages, added))
+        shifted = torch.cat((self._last[:, 1:], statistics[:, None]), dim=1)
+        self._last = torch.where(added[:, None, None], shifted, self._last)
+        novelty = statistics.new_full((len(ages),), math.nan)
+        for size, table in sorted(self._tables.items()):
+            # the largest window that a row fills is the last that overwrites
+            over = table.novelty(self._last[:, -size:].mean(dim=1))
+            novelty = torch.where(added & (ages >= size), over, novelty)
         return novelty
 
 

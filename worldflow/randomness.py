@@ -23,16 +23,16 @@ def fixed(batch: int) -> list[torch.Generator]:
 
 def normal(generators: Generators, batch: int, shape: Sequence[int], like: Tensor) -> Tensor:
     """Standard normal (batch, *shape) with the dtype and device of `like`, see `_draw`."""
-    return _draw(torch.randn, generators, batch, shape, like)
+    return _draw(Tensor.normal_, generators, batch, shape, like)
 
 
 def uniform(generators: Generators, batch: int, like: Tensor) -> Tensor:
     """Uniform in [0, 1), (batch,), see `_draw`."""
-    return _draw(torch.rand, generators, batch, (), like)
+    return _draw(Tensor.uniform_, generators, batch, (), like)
 
 
 def _draw(
-    distribution: Callable[..., Tensor],
+    fill: Callable[..., Tensor],
     generators: Generators,
     batch: int,
     shape: Sequence[int],
@@ -41,20 +41,19 @@ def _draw(
     """Draws on the CPU, so that a seed means the same numbers on every device.
 
     Args:
+        fill: fills a tensor in place, by `generator`.
         generators: one CPU generator for the batch, or one a row. A row whose generator is None
             gets zeros: its result is meant to be thrown away, and it uses up no random numbers.
 
     Raises:
         ValueError: as many generators as rows are needed.
     """
+    drawn = torch.zeros(batch, *shape)
     if isinstance(generators, torch.Generator):
-        return distribution((batch, *shape), generator=generators).to(like)
+        return fill(drawn, generator=generators).to(like)
     if len(generators) != batch:
         raise ValueError(f"{batch} rows need {batch} generators, got {len(generators)}")
-    rows = [
-        torch.zeros(tuple(shape))
-        if generator is None
-        else distribution(tuple(shape), generator=generator)
-        for generator in generators
-    ]
-    return torch.stack(rows).to(like)
+    for row, generator in zip(drawn.unbind(), generators, strict=True):
+        if generator is not None:
+            fill(row, generator=generator)
+    return drawn.to(like)

@@ -37,6 +37,16 @@ class WorldState:
             self.flow.rows(index), self.denoiser.rows(index), self.latents.index_select(0, index)
         )
 
+    def assign(self, index: Tensor, other: WorldState) -> None:
+        """Overwrite the rows `index` (B',) by those of `other`, in order.
+
+        In place, at a cost of these rows alone: for whoever holds the only reference to a state,
+        under `torch.inference_mode`.
+        """
+        self.flow.assign(index, other.flow)
+        self.denoiser.assign(index, other.denoiser)
+        self.latents.index_copy_(0, index, other.latents)
+
     @staticmethod
     def where(rows: Tensor, a: WorldState, b: WorldState) -> WorldState:
         """Rows of `a` where `rows` (B,) bool is true, rows of `b` elsewhere."""

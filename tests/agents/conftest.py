@@ -13,8 +13,8 @@ from gymnasium import spaces
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.algorithms import AgentConfig
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import EvaluationConfig
-from worldflow.agents.saved import DreamConfig
 from worldflow.agents.train import TrainAgentConfig
 from worldflow.envs.sources import SourceConfig
 from worldflow.storage import save_world
@@ -113,6 +113,7 @@ def quick(world_folder: Path, tmp_path: Path) -> Callable[..., TrainAgentConfig]
         observation: str = "frames",
         algorithm: str = "ppo",
         hyperparameters: dict[str, Any] | None = None,
+        dream: dict[str, Any] | None = None,
         **changes: Any,
     ) -> TrainAgentConfig:
         agent = AgentConfig(
@@ -124,7 +125,9 @@ def quick(world_folder: Path, tmp_path: Path) -> Callable[..., TrainAgentConfig]
         )
         settings: dict[str, Any] = {"evaluation": EvaluationConfig(every=0), "checkpoint_steps": 16}
         return TrainAgentConfig(
-            world=DreamConfig(None if world is None else str(world), horizon=5),
+            world=DreamConfig(
+                None if world is None else str(world), **({"horizon": 5} | (dream or {}))
+            ),
             agent=agent,
             total_steps=total_steps,
             out=str(tmp_path / out),

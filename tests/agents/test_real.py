@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from worldflow.agents.algorithms import AgentConfig, build
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluate import (
     AgentPath,
     EvaluateAgentConfig,
@@ -23,7 +25,7 @@ from worldflow.agents.evaluation_config import EvaluationConfig, StopConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
 from worldflow.agents.places import Places
 from worldflow.agents.rewards import RewardConfig
-from worldflow.agents.saved import DreamConfig, load_agent
+from worldflow.agents.saved import load_agent
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
 from worldflow.envs.sources import SourceConfig
@@ -170,3 +172,17 @@ def test_rewards_are_changed_for_the_learner_alone(
         assert set(np.unique(buffer.rewards[:32])) == {0.0, 1.0 if reward.normalize else 0.5}
         assert buffer.observations.shape[1:] == (2, 6, 64, 64)
     venv.close()
+
+
+def test_processes_give_the_same_episodes(quick: Quick, tmp_path: Path) -> None:
+    weights = []
+    for processes in (False, True):
+        config = quick(64, world=None, source=SourceConfig("worldflow/Catch-v0"))
+        out = str(tmp_path / str(processes))
+        folder = train_agent(replace(config, processes=processes, out=out))
+        weights.append(load_agent(folder)[0].policy.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(weights[1][name], value), name
+    config.agent = replace(config.agent, observation="latents")
+    with pytest.raises(ConfigError, match="processes=true is for agents on frames"):
+        train_agent(replace(config, processes=True, out=str(tmp_path / "latents")))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from worldflow.config import load_config
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.envs.collect import CollectConfig, collect, main, output_folder, record_episode
+from worldflow.envs.collect_workers import recorded_side_by_side
 from worldflow.envs.policies import (
     PolicyConfig,
     make_policy,
@@ -88,6 +90,39 @@ def test_an_episode_depends_on_the_seed_and_its_index_only(tmp_path: Path) -> No
     np.testing.assert_array_equal(found.frames, expected.frames)
     np.testing.assert_array_equal(found.actions, expected.actions)
     assert found.seed == expected.seed
+
+
+def test_workers_write_the_same_bytes(tmp_path: Path) -> None:
+    collect(config(tmp_path / "one"))
+    several = config(tmp_path / "several", workers=3)
+    collect(replace(several, steps=30))  # and go on from there
+    assert len(EpisodeDataset(tmp_path / "several")) == 5
+    collect(several)
+    assert tree(tmp_path / "several") == tree(tmp_path / "one")
+
+
+def test_a_gap_is_filled_by_workers(tmp_path: Path) -> None:
+    collect(config(tmp_path / "whole"))
+    dataset = collect(config(tmp_path / "gaps"))
+    for index in (3, 8):
+        dataset.paths[index].unlink()
+    collect(config(tmp_path / "gaps", workers=2))
+    assert tree(tmp_path / "gaps") == tree(tmp_path / "whole")
+
+
+def _fails(index: int) -> Episode:
+    raise DataError(f"episode {index} cannot be recorded")
+
+
+def _failing() -> Callable[[int], Episode]:
+    return _fails
+
+
+def test_what_a_worker_raises_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="episode 4 cannot"):
+        next(recorded_side_by_side(_failing, [4, 5], workers=2))
+    with pytest.raises(ConfigError, match="workers=0"):
+        config(tmp_path, workers=0)
 
 
 def test_an_exception_keeps_what_is_finished(

@@ -73,7 +73,8 @@ def test_a_mixture_chooses_per_episode() -> None:
 
 def test_a_saved_agent_acts(tmp_path: Path) -> None:
     stable_baselines3 = pytest.importorskip("stable_baselines3")
-    from worldflow.agents.saved import AgentCard, DreamConfig, save_weights
+    from worldflow.agents.dreams import DreamConfig
+    from worldflow.agents.saved import AgentCard, save_weights
 
     env = make_source(CATCH)
     model = stable_baselines3.PPO("CnnPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")

@@ -74,7 +74,8 @@ class WindowCache:
     def layers(self) -> list[LayerCache]:
         """A view of each layer's ring: writing to it writes here."""
         each = self.time % self.window
-        distinct = set(each.tolist())
+        # to look at them, a CPU need not wait for anything; a GPU would
+        distinct = set() if each.is_cuda else set(each.tolist())
         slots = distinct.pop() if len(distinct) == 1 else each
         return [LayerCache(self.keys[i], self.values[i], slots) for i in range(len(self.keys))]
 
@@ -103,6 +104,12 @@ class WindowCache:
             self.values.index_select(1, index),
             self.time.index_select(0, index),
         )
+
+    def assign(self, index: Tensor, other: WindowCache) -> None:
+        """Overwrite the rows `index` (B',) by those of `other`, in order."""
+        self.keys.index_copy_(1, index, other.keys)
+        self.values.index_copy_(1, index, other.values)
+        self.time.index_copy_(0, index, other.time)
 
     @staticmethod
     def where(rows: Tensor, a: WindowCache, b: WindowCache) -> WindowCache:

@@ -102,6 +102,14 @@ class FlowState:
             ),
         )
 
+    def assign(self, index: Tensor, other: FlowState) -> None:
+        """Overwrite the rows `index` (B',) by those of `other`, in order."""
+        self.cache.assign(index, other.cache)
+        self.hidden.index_copy_(0, index, other.hidden)
+        for mine, new in zip(self.affines, other.affines, strict=True):
+            mine.mu.index_copy_(0, index, new.mu)
+            mine.log_scale.index_copy_(0, index, new.log_scale)
+
     @staticmethod
     def where(rows: Tensor, a: FlowState, b: FlowState) -> FlowState:
         """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
