@@ -19,11 +19,11 @@ from worldflow.data.metadata import DatasetMetadata
 from worldflow.envs.collect_workers import recorded_side_by_side
 from worldflow.envs.policies import (
     Policy,
-    PolicyConfig,
     describe_policy,
     load_agent,
     make_policy,
 )
+from worldflow.envs.policy_config import PolicyConfig
 from worldflow.envs.sources import FrameSource, SourceConfig, make_source
 from worldflow.errors import ConfigError
 

@@ -20,9 +20,9 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.envs.collect import CollectConfig, collect, main, output_folder, record_episode
 from worldflow.envs.collect_workers import recorded_side_by_side
 from worldflow.envs.policies import (
-    PolicyConfig,
     make_policy,
 )
+from worldflow.envs.policy_config import PolicyConfig
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.envs.sources.catch import BALL, PADDLE
 from worldflow.errors import ConfigError, DataError

@@ -13,11 +13,11 @@ from worldflow.actions import ActionSpec
 from worldflow.envs.collect import CollectConfig, collect
 from worldflow.envs.policies import (
     MixturePolicy,
-    PolicyConfig,
     RandomPolicy,
     load_agent,
     make_policy,
 )
+from worldflow.envs.policy_config import PolicyConfig
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.errors import ConfigError, DataError
 
