@@ -17,7 +17,6 @@ from worldflow.flow.transformer import VideoTransformer
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
-
 DEVICES = ("auto", "cpu", "cuda")
 
 
