@@ -24,6 +24,8 @@ class PolicyConfig:
     Args:
         kind: "random", "agent" or "mixture" (one of the two for each whole episode).
         sticky: random: probability of repeating the last action instead of drawing a new one.
+        weights: random: how often each of the discrete actions is drawn, relative to the others;
+            None: all alike. For games in which even play by chance never meets a reward.
         agent: folder that `worldflow train-agent` wrote, or a `.zip` file that an algorithm of
             Stable-Baselines3 saved. Such files hold pickled Python objects: load no stranger's.
         algorithm: what saved a `.zip` file: "ppo", "a2c", "dqn" or "sac"; None for a folder, which
@@ -31,11 +33,12 @@ class PolicyConfig:
         agent_probability: mixture: probability that an episode is the agent's.
 
     Raises:
-        ConfigError: an unknown kind, no probability, or a missing agent.
+        ConfigError: an unknown kind, no probability, weights that give none, or a missing agent.
     """
 
     kind: str = "random"
     sticky: float = 0.5
+    weights: list[float] | None = None
     agent: str | None = None
     algorithm: str | None = None
     agent_probability: float = 0.5
@@ -46,6 +49,17 @@ class PolicyConfig:
         for name in ("sticky", "agent_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"policy.{name} is {getattr(self, name)}; it must be 0 to 1")
+        if self.weights is not None:
+            if not _are_weights(self.weights):
+                raise ConfigError(
+                    f"policy.weights is {self.weights}; it must be finite numbers that are not "
+                    "negative, one for each action, with a positive sum"
+                )
+            if self.kind == "agent":
+                raise ConfigError(
+                    f"policy.weights={self.weights} with policy.kind=agent: nothing is drawn by "
+                    "chance; use the kinds random or mixture"
+                )
         if (self.kind == "random") != (self.agent is None):
             raise ConfigError(
                 f"policy.kind={self.kind} with policy.agent={self.agent}: an agent's folder "
@@ -57,6 +71,12 @@ class PolicyConfig:
                 f"policy.agent={self.agent} with policy.algorithm={self.algorithm}: a .zip file "
                 "needs its algorithm (ppo, a2c, dqn, sac), and nothing else takes one"
             )
+
+
+def _are_weights(weights: list[float]) -> bool:
+    """Whether they become probabilities when divided by their sum."""
+    found = np.asarray(weights, np.float64)
+    return bool(np.isfinite(found).all() and (found >= 0.0).all() and found.sum() > 0.0)
 
 
 class Agent(Protocol):
@@ -123,11 +143,28 @@ def draw_action(spec: ActionSpec, generator: np.random.Generator) -> np.ndarray:
 
 
 class RandomPolicy:
-    """Uniformly random actions, each repeated with probability `sticky` at every step."""
+    """Random actions, each repeated with probability `sticky` at every step.
 
-    def __init__(self, spec: ActionSpec, sticky: float) -> None:
+    Args:
+        spec: actions of the environment.
+        sticky: probability of repeating the last action.
+        weights: of drawing each discrete action, relative to the others; None: all alike.
+
+    Raises:
+        ConfigError: there are weights, but not one for each of the discrete actions.
+    """
+
+    def __init__(self, spec: ActionSpec, sticky: float, weights: list[float] | None = None) -> None:
+        if weights is not None and (spec.kind != "discrete" or len(weights) != spec.n):
+            raise ConfigError(
+                f"policy.weights={weights} has {len(weights)} numbers and belongs to discrete "
+                f"actions, one for each; the source takes {spec}"
+            )
         self.spec = spec
         self.sticky = sticky
+        self._probabilities: np.ndarray | None = None
+        if weights is not None:
+            self._probabilities = np.asarray(weights, np.float64) / sum(weights)
 
     def begin(self, generator: np.random.Generator) -> None:
         self._generator = generator
@@ -135,8 +172,14 @@ class RandomPolicy:
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         if self._last is None or self._generator.random() >= self.sticky:
-            self._last = draw_action(self.spec, self._generator)
+            self._last = self._draw()
         return self._last
+
+    def _draw(self) -> np.ndarray:
+        if self._probabilities is None:
+            return draw_action(self.spec, self._generator)
+        drawn = self._generator.choice(self.spec.n, p=self._probabilities)
+        return np.asarray(drawn, dtype=self.spec.dtype)
 
 
 class AgentPolicy:
@@ -216,9 +259,9 @@ def make_policy(
         agent: what `load_agent` gives for the config.
 
     Raises:
-        ConfigError: the agent does not fit the environment.
+        ConfigError: the agent or the weights do not fit the environment.
     """
-    chance = RandomPolicy(spec, config.sticky)
+    chance = RandomPolicy(spec, config.sticky, config.weights)
     if agent is None:
         return chance
     acting = AgentPolicy(agent, spec, frame_shape)
@@ -230,5 +273,9 @@ def make_policy(
 def describe_policy(config: PolicyConfig, agent: Agent | None) -> dict[str, Any]:
     """The settings that shape the data, JSON-able, with the digest of the agent's weights."""
     if agent is None:
-        return {"kind": config.kind, "sticky": config.sticky}
-    return {**asdict(config), "agent_sha256": agent.sha256}
+        found: dict[str, Any] = {"kind": config.kind, "sticky": config.sticky}
+    else:
+        found = {**asdict(config), "agent_sha256": agent.sha256}
+    # named only where given: folders that were begun before there were weights can be continued
+    found.pop("weights", None)
+    return found if config.weights is None else {**found, "weights": list(config.weights)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -15,6 +15,7 @@ from worldflow.errors import DataError
 from worldflow.world_spec import Contexts
 
 MAX_CONTEXTS = 64
+STARTS = ("first", "random")
 THUMBNAIL = 16  # pixels a side
 
 
@@ -60,14 +61,28 @@ def thumbnails(dataset: EpisodeDataset) -> Arrays:
     return _Thumbnails(dataset)
 
 
-def first_contexts(dataset: EpisodeDataset, held_out: np.ndarray, context: int) -> Contexts:
-    """The first frames of held-out episodes, where the actions between them are known.
+def starting_contexts(
+    dataset: EpisodeDataset, held_out: np.ndarray, context: int, starts: str, seed: int
+) -> Contexts:
+    """Where dreams begin: at most `MAX_CONTEXTS` pieces of held-out episodes.
+
+    Args:
+        dataset: to read from.
+        held_out: indices of the episodes to choose from.
+        context: frames of a piece; all actions between them are known.
+        starts: "first": the beginnings of as many episodes; "random": moments drawn from all
+            episodes alike, each of which a frame follows, so that none is the end of an episode.
+        seed: of what is drawn.
 
     Raises:
-        DataError: there is no such episode.
+        DataError: there is no such piece.
     """
-    long = (int(index) for index in held_out if dataset.lengths[index] > context)
-    slices = (dataset.read(index, 0, context) for index in long)
+    if starts not in STARTS:
+        raise ConfigError(f"starts is {starts!r}; use one of {', '.join(STARTS)}")
+    slices = (
+        dataset.read(i, begin, begin + context)
+        for i, begin in _places(dataset, held_out, context, starts, seed)
+    )
     none = dataset.action_spec.kind == "none"
     known = list(islice((s for s in slices if none or s.known[1:].all()), MAX_CONTEXTS))
     if not known:
@@ -76,3 +91,16 @@ def first_contexts(dataset: EpisodeDataset, held_out: np.ndarray, context: int) 
             "known actions; collect longer episodes or lower world.context"
         )
     return Contexts(np.stack([s.frames for s in known]), np.stack([s.actions for s in known]))
+
+
+def _places(
+    dataset: EpisodeDataset, held_out: np.ndarray, context: int, starts: str, seed: int
+) -> Iterator[tuple[int, int]]:
+    """Episodes and first frames of pieces that may be contexts, in the order of preference."""
+    long = [int(index) for index in held_out if dataset.lengths[index] > context]
+    if starts == "first":
+        yield from ((index, 0) for index in long)
+        return
+    places = [(i, begin) for i in long for begin in range(int(dataset.lengths[i]) - context)]
+    for drawn in np.random.default_rng(seed).permutation(len(places)):
+        yield places[drawn]

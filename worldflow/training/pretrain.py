@@ -19,7 +19,7 @@ from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
-from worldflow.training.completion import first_contexts
+from worldflow.training.completion import STARTS, starting_contexts
 from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
 from worldflow.training.initial import start_from, with_heads
@@ -40,6 +40,8 @@ class PretrainConfig:
         world: what the world is built of.
         initial_world: name or folder of a world whose weights are the start (`from=`); its codec is
             kept as it is, and `world` must be what it was built of. Null: random weights.
+        starts: where dreams begin: "first", as held-out episodes do, or "random", anywhere in them,
+            for games in which hours of play by chance never come to where rewards are.
         training: how it is trained.
         resume: folder of an interrupted run, whose settings are taken (by the command line). With
             another `out` the run goes on there, and its first folder stays as it is: it may be a
@@ -50,6 +52,7 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     initial_world: str | None = None
+    starts: str = "first"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     resume: str | None = None
     out: str = MISSING
@@ -87,7 +90,9 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     share, lengths = config.data.held_out, dataset.lengths
     train, held_out = split(dataset.recordings, share, training.seed, lengths)
     check_measurable(dataset, held_out, config.world.context)
-    contexts = first_contexts(dataset, held_out, config.world.context)
+    contexts = starting_contexts(
+        dataset, held_out, config.world.context, config.starts, training.seed
+    )
     recordings, frames = len(np.unique(dataset.recordings)), int(lengths.sum())
     held = HeldOut(share, training.seed, len(dataset), recordings, frames)
     spec = _spec(dataset, held)
@@ -118,6 +123,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
 
 def _check(config: PretrainConfig, ranks: Ranks) -> None:
     """Refuse at once what would fail late, or not do what it says."""
+    if config.starts not in STARTS:
+        raise ConfigError(f"starts is {config.starts!r}; use one of {', '.join(STARTS)}")
     training = config.training
     stage, clips = "joint" if training.is_joint else "flow", training.clips
     if config.world.context >= clips.clip:
