@@ -17,8 +17,8 @@ CELLS = "cells"
 NEITHER, PESSIMISM, TRUNCATION = "neither", "pessimism", "truncation"
 VARIANTS = (NEITHER, PESSIMISM, TRUNCATION)
 # What the grid sets itself, as `train-agent` calls it.
-OWN = ("world", "world.path", "world.temperature", "world.pessimism", "world.bonus")
-OWN += ("world.novelty_window", "world.max_novelty", "seed", "out", "real", "source", "resume")
+OWN = {"world", "world.path", "world.temperature", "world.pessimism", "world.bonus"}
+OWN |= {"world.novelty_window", "world.max_novelty", "seed", "out", "real", "source", "resume"}
 
 
 @dataclass
