@@ -25,6 +25,7 @@ from footprint import (
 )
 from live_memory import LiveMemory
 
+from worldflow.agents.demo import DemoConfig
 from worldflow.config import choices, load_config
 from worldflow.flow.transformer import TransformerConfig, VideoTransformer
 from worldflow.testing import tiny_config, tiny_world
@@ -65,6 +66,14 @@ def test_presets_build(name: str, tokens: int, least: float, most: float) -> Non
     assert all(parameter.is_meta for parameter in world.parameters())
     assert config.world.context < config.training.flow.clip
     assert config.training.flow.batch % config.training.flow.accumulate == 0
+
+
+@pytest.mark.parametrize("name", ["freeway", "pendulum"])
+def test_worlds_of_the_demo_take_at_most_30_megabytes(name: str) -> None:
+    demo = load_config("demo", DemoConfig, [f"preset={name}"])
+    config = load_config("pretrain", PretrainConfig, ["data=x", *demo.pretrain])
+    assert 1e6 < count(meta_world(config.world, 64)) < 15e6  # two bytes each
+    assert config.world.context < config.training.flow.clip
 
 
 def test_base_also_takes_smaller_frames() -> None:

@@ -19,7 +19,7 @@ from worldflow.agents.demo_report import returns_chart
 from worldflow.agents.saved import AgentCard
 from worldflow.agents.stages import RECORD, Stage, run_stages
 from worldflow.cli import main
-from worldflow.config import load_config
+from worldflow.config import choices, load_config
 from worldflow.envs.sources.catch import optimal_return
 from worldflow.errors import ConfigError
 
@@ -173,8 +173,9 @@ def test_the_agent_learns_the_game_in_its_dream(tmp_path: Path) -> None:
     assert summary["seconds"]["total"] <= 900
 
 
-def test_the_default_road_is_valid() -> None:
-    config = load_config("demo", DemoConfig, [])
+@pytest.mark.parametrize("name", choices("preset"))
+def test_the_road_of_every_preset_is_valid(name: str) -> None:
+    config = load_config("demo", DemoConfig, [f"preset={name}"])
     for stage in road(config):
         command = stages.COMMANDS[stage.command]
         load_config(command.config, command.load()[1], stage.overrides)

@@ -50,6 +50,37 @@ def test_random_actions_stick_with_the_stated_probability(spec: ActionSpec) -> N
         np.testing.assert_allclose(np.bincount(actions) / len(actions), 0.2, atol=0.02)
 
 
+def test_weighted_actions_are_drawn_as_often_as_their_weights_say() -> None:
+    policy = RandomPolicy(ActionSpec("discrete", n=4), 0.0, weights=[1.0, 0.0, 6.0, 3.0])
+    policy.begin(np.random.default_rng(0))
+    actions = np.array([policy.act(np.zeros((4, 4, 3))) for _ in range(20_000)])
+    assert actions.dtype == np.int64
+    shares = np.bincount(actions, minlength=4) / len(actions)
+    assert shares[1] == 0.0
+    np.testing.assert_allclose(shares, [0.1, 0.0, 0.6, 0.3], atol=0.01)
+
+
+def test_weights_belong_to_discrete_actions_one_for_each(tmp_path: Path) -> None:
+    policy = PolicyConfig(weights=[1.0, 2.0])
+    for spec in (
+        ActionSpec("discrete", n=3),
+        ActionSpec("none"),
+        ActionSpec("box", low=(-1.0, -1.0), high=(1.0, 1.0)),
+    ):
+        with pytest.raises(ConfigError, match=r"policy\.weights=\[1\.0, 2\.0\] has 2 numbers"):
+            make_policy(policy, spec, (64, 64, 3), None)
+
+
+def test_weights_are_recorded_with_the_data(tmp_path: Path) -> None:
+    plain = collect(config(tmp_path / "plain", steps=7))
+    assert plain.metadata.collect["policy"] == {"kind": "random", "sticky": 0.5}
+    left = PolicyConfig(sticky=0.0, weights=[1, 0, 0])
+    data = collect(config(tmp_path / "left", steps=7, policy=left))
+    assert (data.read(0).actions == 0).all()
+    with pytest.raises(DataError, match="'collect'"):
+        collect(config(tmp_path / "left", policy=replace(left, weights=None)))
+
+
 def test_a_mixture_chooses_per_episode() -> None:
     class Fixed:
         def __init__(self, action: int) -> None:
@@ -171,6 +202,11 @@ def test_policy_settings_are_checked() -> None:
     for settings, message in (
         ({"kind": "best"}, "policy.kind"),
         ({"sticky": 1.5}, "policy.sticky"),
+        ({"weights": []}, "policy.weights is"),
+        ({"weights": [0.0, 0.0]}, "positive sum"),
+        ({"weights": [1.0, -1.0, 2.0]}, "not negative"),
+        ({"weights": [1.0, float("nan")]}, "finite"),
+        ({"kind": "agent", "agent": "x", "weights": [1.0]}, "drawn by chance"),
         ({"kind": "agent"}, "agent's folder"),
         ({"kind": "random", "agent": "x"}, "agent's folder"),
         ({"kind": "agent", "agent": "x.zip"}, "policy.algorithm"),

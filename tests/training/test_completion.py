@@ -13,10 +13,11 @@ from training_runs import SIZE, tiny_pretraining, write_dataset
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.errors import ConfigError
 from worldflow.evaluation.clips import held_out_episodes
 from worldflow.heads import HeadsConfig
 from worldflow.storage import load_world
-from worldflow.training.completion import thumbnails, warn_of_shifts
+from worldflow.training.completion import starting_contexts, thumbnails, warn_of_shifts
 from worldflow.training.pretrain import main
 
 
@@ -93,3 +94,51 @@ def test_the_card_says_that_one_lossy_video_was_all(tmp_path: Path) -> None:
     card = (tmp_path / "run/world/card.md").read_text()
     assert "The frames were mpeg4 video before: likelihoods describe that compression too." in card
     assert "20% of the frames held out; they are the end of a recording whose beginning" in card
+
+
+class Numbered:
+    """Episodes of 3, 12 and 7 frames, each of one pixel: 100 times the episode, plus the time."""
+
+    lengths = np.array([3, 12, 7])
+    action_spec = ActionSpec("discrete", n=2)
+    folder = Path("numbered")
+
+    def __init__(self, unknown: int | None = None) -> None:
+        self._unknown = unknown
+
+    def read(self, index: int, start: int, stop: int) -> SimpleNamespace:
+        times = np.arange(start, stop)
+        frames = np.broadcast_to(100 * index + times[:, None, None, None], (len(times), 1, 1, 3))
+        return SimpleNamespace(
+            frames=frames.astype(np.uint8), actions=times % 2, known=times != self._unknown
+        )
+
+
+def test_dreams_begin_as_episodes_do_or_anywhere_in_them() -> None:
+    held_out = np.array([0, 1, 2])
+    first = starting_contexts(Numbered(), held_out, 3, "first", 0)  # type: ignore[arg-type]
+    assert first.frames[:, :, 0, 0, 0].tolist() == [[100, 101, 102], [200, 201, 202]]
+    assert first.actions.tolist() == [[0, 1, 0], [0, 1, 0]]
+    drawn = starting_contexts(Numbered(), held_out, 3, "random", 0)  # type: ignore[arg-type]
+    begins = drawn.frames[:, 0, 0, 0, 0].tolist()
+    # every moment that a frame of its episode follows, once: none begins in the first episode
+    assert sorted(begins) == [*range(100, 109), *range(200, 204)]
+    assert (np.diff(drawn.frames[:, :, 0, 0, 0].astype(int), axis=1) == 1).all()
+    again = starting_contexts(Numbered(), held_out, 3, "random", 0)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(drawn.frames, again.frames)
+    other = starting_contexts(Numbered(), held_out, 3, "random", 1)  # type: ignore[arg-type]
+    assert other.frames[:, 0, 0, 0, 0].tolist() != begins
+
+
+def test_no_context_spans_an_action_that_was_not_recorded() -> None:
+    data = Numbered(unknown=5)
+    drawn = starting_contexts(data, np.array([1]), 3, "random", 0)  # type: ignore[arg-type]
+    # the action at 5 led to the frame at 5: a piece may begin there, but not hold it later
+    assert sorted(drawn.frames[:, 0, 0, 0, 0].tolist()) == [100, 101, 102, 105, 106, 107, 108]
+
+
+def test_unknown_starts_are_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
+    config = replace(tiny_pretraining(tmp_path / "data", tmp_path / "run"), starts="middle")
+    with pytest.raises(ConfigError, match="starts is 'middle'; use one of first, random"):
+        main(config)

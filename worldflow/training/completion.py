@@ -11,7 +11,7 @@ import numpy as np
 from worldflow.data.alignment_check import MAX_FRAMES, check_alignment
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import Arrays
-from worldflow.errors import DataError
+from worldflow.errors import ConfigError, DataError
 from worldflow.world_spec import Contexts
 
 MAX_CONTEXTS = 64
@@ -75,6 +75,7 @@ def starting_contexts(
         seed: of what is drawn.
 
     Raises:
+        ConfigError: `starts` is neither.
         DataError: there is no such piece.
     """
     if starts not in STARTS:
@@ -101,6 +102,7 @@ def _places(
     if starts == "first":
         yield from ((index, 0) for index in long)
         return
-    places = [(i, begin) for i in long for begin in range(int(dataset.lengths[i]) - context)]
-    for drawn in np.random.default_rng(seed).permutation(len(places)):
-        yield places[drawn]
+    lasts = np.cumsum([int(dataset.lengths[index]) - context for index in long])
+    for drawn in np.random.default_rng(seed).permutation(lasts[-1] if long else 0):
+        row = int(np.searchsorted(lasts, drawn, side="right"))
+        yield long[row], int(drawn - (lasts[row - 1] if row else 0))

@@ -19,7 +19,7 @@ from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
-from worldflow.training.completion import STARTS, starting_contexts
+from worldflow.training.completion import starting_contexts
 from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
 from worldflow.training.initial import start_from, with_heads
@@ -123,8 +123,6 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
 
 def _check(config: PretrainConfig, ranks: Ranks) -> None:
     """Refuse at once what would fail late, or not do what it says."""
-    if config.starts not in STARTS:
-        raise ConfigError(f"starts is {config.starts!r}; use one of {', '.join(STARTS)}")
     training = config.training
     stage, clips = "joint" if training.is_joint else "flow", training.clips
     if config.world.context >= clips.clip:
@@ -171,6 +169,7 @@ def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks:
     settings = {
         "world": asdict(config.world),
         "initial_world": config.initial_world,
+        "starts": config.starts,
         "training": training,
         "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
     }
