@@ -3,8 +3,8 @@
     python benchmarks/many_rows.py world=takecover rows=[64,256,1024]
     python benchmarks/many_rows.py world=takecover rows=[1024] observation=latents device=cuda
 
-As in training an agent: each row has random actions and random numbers of its own, what it observes is
-copied to the host, and it begins anew where its episode ends (which is timed with the steps).
+As in training an agent: each row has random actions and random numbers of its own, what it
+observes is copied to the host, and it begins anew where its episode ends (timed with the steps).
 """
 
 from __future__ import annotations
