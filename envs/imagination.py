@@ -10,26 +10,24 @@ import numpy as np
 import torch
 
 from worldflow.compiled import compile_step
+from worldflow.envs.reset_batches import reset_batches
 from worldflow.envs.spaces import observation_space
 from worldflow.envs.transition import Transition, no_scores
 from worldflow.errors import DataError
 from worldflow.novelty import RunningNovelty
+from worldflow.randomness import generator_of
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Prediction, WorldState
-
-GROUP = 32  # rows that are reset together on a CPU
-MOST_RESET = 256  # on a GPU: four frames of so many rows take about a gigabyte in the encoder
 
 
 class Imagination:
     """B independent episodes, advanced together by one forward of the world.
 
     Each row draws its starting context and all noise from its own generator, and every step of the
-    world runs on all B rows, whatever is needed of them; resets run on the rows' fixed groups of
-    32. So on a CPU a row's bits depend on its own seed, actions and resets, and on B, but never on
-    what the other rows do. On a GPU, where few rows cost as much as many, the rows that are reset
-    at once are one batch, and all this holds up to rounding.
+    world runs on all B rows, whatever is needed of them. So a row's bits depend on its own seed,
+    actions and resets, and on B, but never on what the other rows do; on a GPU up to rounding, see
+    `worldflow.envs.reset_batches`.
 
     Args:
         world: a `WorldModel`, or the name or folder of one.
@@ -147,7 +145,7 @@ class Imagination:
             generators[row] = generator
             if self._running is not None:
                 self._running.reset(row)
-        for together in self._together(rows):
+        for together in reset_batches(rows, self._device):
             fresh = self.world.initial_state(
                 self._tensor(self._contexts.frames[picks[together]]),
                 self._tensor(self._contexts.actions[picks[together]]),
@@ -216,14 +214,6 @@ class Imagination:
             self.world.decode(latents) if self.observation == "frames" else latents.float()
         )
 
-    def _together(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The rows (B,) bool that are to be reset, with what is computed along, in batches."""
-        if self._device.type == "cpu":
-            groups = np.split(np.arange(self.num_envs), range(GROUP, self.num_envs, GROUP))
-            return [group for group in groups if rows[group].any()]
-        wanted = np.flatnonzero(rows)
-        return np.split(wanted, range(MOST_RESET, len(wanted), MOST_RESET))
-
     def _begin(self, together: np.ndarray, wanted: np.ndarray, fresh: WorldState) -> None:
         """Let rows go on from others.
 
@@ -244,13 +234,10 @@ class Imagination:
     def _seed(self, row: int, seed: int | None) -> torch.Generator:
         """The generator of a row, started anew when a seed is given or none was yet."""
         generator = self._generators[row]
-        if generator is None:
-            generator = self._generators[row] = torch.Generator()
-        elif seed is None:
-            return generator
-        # Neighbouring seeds are hashed apart, and None takes entropy from the operating system.
-        state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
-        return generator.manual_seed(int(state[0] >> np.uint64(1)))
+        if generator is None or seed is not None:
+            # Neighbouring seeds are hashed apart, and None takes entropy from the operating system.
+            generator = self._generators[row] = generator_of(np.random.SeedSequence(seed))
+        return generator
 
     def _per_row(self, name: str, values: Sequence[int | None] | None) -> Sequence[int | None]:
         values = [None] * self.num_envs if values is None else values

@@ -232,6 +232,52 @@ def test_label_gain_compares_three_worlds(tmp_path: Path) -> None:
     assert "were labelled" in out
 
 
+def test_dream_table_is_made_of_its_cells(tmp_path: Path) -> None:
+    world = tiny_world()
+    save_world(world, tmp_path / "world", "card")
+    rollout = "agent.hyperparameters={n_steps: 8, batch_size: 16, n_epochs: 1, features_dim: 16}"
+    few = ["agent.num_envs=2", rollout, "world.horizon=5", "total_steps=16", "evaluation.every=0"]
+    words = (
+        f"world={tmp_path / 'world'}",
+        f"train=[{','.join(json.dumps(word) for word in [*few, 'progress=false'])}]",
+        "temperatures=[1.0]",
+        "variants=[neither,truncation]",
+        "seeds=2",
+        "real=false",
+        "episodes=2",
+        f"out={tmp_path / 'out'}",
+    )
+    out = run_benchmark("dream_table.py", *words, "cells=[random,t1_neither_*]")
+    assert json.loads((tmp_path / "out/table.json").read_text())["missing"] == [
+        "t1_truncation_s0",
+        "t1_truncation_s1",
+    ]
+    assert "truncation" not in out
+    out = run_benchmark("dream_table.py", *words)
+    assert out == (tmp_path / "out/table.md").read_text()
+    figures = json.loads((tmp_path / "out/table.json").read_text())
+    assert [row["variant"] for row in figures["rows"]] == [None, "neither", "truncation"]
+    assert figures["missing"] == [] and figures["comparisons"][0]["difference"]["count"] == 2
+    assert run_benchmark("dream_table.py", *words, "report_only=true") == out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["world=catch", "out=nowhere", "report_only=true"], "nowhere has no finished cell"),
+        (["world=catch", "out=nowhere", "cells=[t9*]"], "t9* names none of random"),
+        (["world=catch", "out=nowhere", "train=[real=true]"], "real is the grid's own"),
+    ],
+)
+def test_dream_table_names_bad_settings(
+    words: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert problem in refusal("dream_table.py", monkeypatch, capsys, *words)
+
+
 def test_presets_prints_all_tables(tmp_path: Path) -> None:
     chosen = ("presets=[catch,small]", "frame_sizes=[64,64]", "timed=[catch]")
     figures, headers = figures_of(

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from worldflow.compiled import open_world
-from worldflow.envs.imagination import GROUP, Imagination
+from worldflow.envs import imagination
+from worldflow.envs.imagination import Imagination
+from worldflow.envs.reset_batches import GROUP, MOST, reset_batches
 from worldflow.errors import ConfigError
 from worldflow.testing import tiny_world
 
@@ -60,11 +62,23 @@ def test_rows_batched_alone_as_on_a_gpu_are_the_same_up_to_rounding(
 ) -> None:
     world, resets = tiny_world(), [[2, LAST], [LAST, 5, 6], [LAST]]
     expected = play(Imagination(world, ROWS, observation="latents"), resets, LAST)
-    monkeypatch.setattr(Imagination, "_together", lambda self, rows: [np.flatnonzero(rows)])
+    monkeypatch.setattr(
+        imagination, "reset_batches", lambda rows, _: reset_batches(rows, torch.device("cuda"))
+    )
     found = play(Imagination(world, ROWS, observation="latents"), resets, LAST)
     assert len(found) == len(expected)
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+def test_batches_are_whole_groups_on_a_cpu_and_the_rows_alone_on_a_gpu() -> None:
+    rows = np.zeros(2 * MOST + 3, dtype=bool)
+    rows[[1, 2 * GROUP, 2 * MOST + 1]] = True
+    cpu, gpu = (reset_batches(rows, torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert [(batch[0], batch[-1]) for batch in cpu] == [(0, 31), (64, 95), (512, 514)]
+    assert [batch.tolist() for batch in gpu] == [[1, 64, 513]]
+    everyone = reset_batches(np.ones(MOST + 2, dtype=bool), torch.device("cuda"))
+    assert [len(batch) for batch in everyone] == [MOST, 2]
 
 
 def test_a_device_is_one_that_is_there() -> None:

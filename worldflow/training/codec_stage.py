@@ -99,7 +99,7 @@ class CodecStage:
         [self._rows] = self.engine.ranks.rows(config.batch, 1, "training.codec.batch")
         self.measured = self.engine.measured(world)
         self._loss = self.engine.replicated(CodecLoss(world.codec))
-        self._batches = Prefetch(self._prepare)
+        self._batches = Prefetch.beside(self.engine.ranks.device, self._prepare)
         frames = self.train.sample(STATISTICS_FRAMES)[1]
         self.background = frames.mean(0, keepdim=True).to(self.engine.ranks.device)
 

@@ -115,7 +115,7 @@ class FlowStage:
         self._rows = self.engine.ranks.rows(config.batch, config.accumulate, "training.flow.batch")
         self.measured = self.engine.measured(world)
         self._gradients = FlowGradients(world, self.engine, config.head_weight)
-        self._work = Prefetch(self._prepare)
+        self._work = Prefetch.beside(self.engine.ranks.device, self._prepare)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""

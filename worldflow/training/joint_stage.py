@@ -162,7 +162,7 @@ class JointStage:
         self._gradients = FlowGradients(world, self.engine, config.head_weight)
         loss = JointCodecLoss(world.codec, world.config.sigma, config.reconstruction_weight > 0.0)
         self._codec_loss = self.engine.replicated(loss)
-        self._work = Prefetch(self._prepare)
+        self._work = Prefetch.beside(self.engine.ranks.device, self._prepare)
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""

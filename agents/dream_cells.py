@@ -1,0 +1,137 @@
+"""The cells of a grid of agents: each is trained, then scored in the dream and in the real game.
+
+Each cell is a folder of its own: `agent/`, a training that resumes by itself, and `scores.json`,
+which is written when all is done. Several processes can share a grid: each takes the cells that no
+other one holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from worldflow.agents.cell_scores import Scoring, score
+from worldflow.agents.checkpoints import last_checkpoint
+from worldflow.agents.dream_grid import Cell, DreamGridConfig, cell_folder, training_of
+from worldflow.agents.evaluate import check_fit, check_world
+from worldflow.agents.evaluation_config import PLACES
+from worldflow.agents.places import Places
+from worldflow.agents.saved import WEIGHTS, AgentCard, load_weights
+from worldflow.agents.train import TrainAgentConfig, train_agent
+from worldflow.data.metadata import write_atomically
+from worldflow.envs.spaces import observation_space
+from worldflow.errors import ConfigError
+
+SCORES, LOCK = "scores.json", "lock"
+
+
+def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
+    """The scores of a finished cell; None while it is not finished.
+
+    Raises:
+        ConfigError: it was made with other settings.
+    """
+    path = cell_folder(config, cell) / SCORES
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    wanted = settings_of(config, cell, training_of(config, cell))
+    for name in wanted:
+        if found["settings"].get(name) != wanted[name]:
+            raise ConfigError(
+                f"{path} was made with {name}={found['settings'].get(name)}, not {wanted[name]}: "
+                "use the same settings, delete the cell's folder, or choose another out="
+            )
+    return found
+
+
+def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig) -> dict[str, Any]:
+    """All that a cell's scores depend on, JSON-able."""
+    settings: dict[str, Any] = {"scoring": asdict(_scoring(config))}
+    card = AgentCard.of(training.world, training.agent, training.seed, None, training.evaluation)
+    if cell.agent is not None:
+        weights = Path(cell.agent) / WEIGHTS
+        if not weights.is_file():
+            raise ConfigError(f"real_agents: {cell.agent} holds no finished agent")
+        settings["agent"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        settings["world"] = card.world_sha256
+    elif cell.kind == "random":
+        settings["world"] = card.world_sha256
+    else:
+        settings["training"] = {"total_steps": training.total_steps, "real": training.real}
+        settings["training"] |= asdict(card)
+        del settings["training"]["world"]["path"]  # it may be moved; its digest stays
+    return dict(json.loads(json.dumps(settings)))
+
+
+def run_cell(config: DreamGridConfig, cell: Cell) -> bool:
+    """Train and score a cell, unless that is done; False where another process holds it.
+
+    Raises:
+        ConfigError: its settings are wrong, or its folder was made with others.
+    """
+    folder = cell_folder(config, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK) as mine:
+        if not mine:
+            return False
+        if read_scores(config, cell) is not None:
+            return True
+        training = training_of(config, cell)
+        result = {"cell": asdict(cell), "settings": settings_of(config, cell, training)}
+        result |= _train_and_score(config, cell, training)
+        write_atomically(folder / SCORES, (json.dumps(result, indent=1) + "\n").encode())
+    return True
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock file, if no other process does; the system lets go of it when a process dies."""
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _scoring(config: DreamGridConfig) -> Scoring:
+    return Scoring(config.episodes, config.num_envs, config.episode_seed, config.deterministic)
+
+
+def _train_and_score(
+    config: DreamGridConfig, cell: Cell, training: TrainAgentConfig
+) -> dict[str, Any]:
+    """Steps of the training, and scores of the last weights and of the best ones."""
+    # agents are judged in the dream as the world has it
+    dream = replace(training.world, novelty_window=1, max_novelty=None, pessimism=0.0)
+    if cell.kind == "random":
+        places = Places.of(dream, None, False, training.world_device)
+        return {"scores": {"last": score(places, training.agent, None, _scoring(config))}}
+    folder = train_agent(training) if cell.agent is None else Path(cell.agent)
+    card = AgentCard.load(folder)
+    check_world(card, str(folder), config.world)
+    places = Places.of(dream, None, False, training.world_device)
+
+    def judge(weights: Path) -> dict[str, Any]:
+        model = load_weights(card.agent.algorithm, weights, device=training.device)
+        assert places.world is not None  # it has a path
+        seen = observation_space(places.world, card.agent.observation)
+        check_fit(model, card, seen, places.actions)
+        return score(places, card.agent, model, _scoring(config))
+
+    scores = {"last": judge(folder / WEIGHTS)}
+    if cell.agent is None and training.evaluation.keep in PLACES:
+        scores["best"] = scores["last"]
+        if card.kept_steps != card.steps:
+            last = last_checkpoint(folder)
+            assert last is not None  # a training ends with a checkpoint
+            scores["last"] = judge(last)
+    return {"steps": card.steps, "kept_steps": card.kept_steps, "scores": scores}

@@ -1,0 +1,235 @@
+"""The grid of agents and its table: known answers, resuming, and processes that share it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worldflow.agents import dream_cells
+from worldflow.agents.dream_cells import held, read_scores, run_cell
+from worldflow.agents.dream_grid import DreamGridConfig, cell_folder, chosen, grid, training_of
+from worldflow.agents.dream_table import comparisons, markdown, paired, table_rows
+from worldflow.agents.train import TrainAgentConfig, train_agent
+from worldflow.errors import ConfigError
+
+TRAIN = [
+    "agent=ppo",
+    "agent.num_envs=2",
+    "agent.hyperparameters={n_steps: 8, batch_size: 16, n_epochs: 1, features_dim: 16}",
+    "world.horizon=5",
+    "total_steps=32",
+    "checkpoint_steps=16",
+    "evaluation.every=16",
+    "evaluation.episodes=1",
+    "evaluation.keep=dream",
+    "device=cpu",
+    "world_device=cpu",
+    "progress=false",
+]
+# Each process notes which cells it trains, and is slow at it.
+WORKER = """
+import json, sys, time
+from worldflow.agents import dream_cells
+from worldflow.agents.dream_grid import DreamGridConfig, grid
+log, settings = sys.argv[1], json.loads(sys.argv[2])
+train = dream_cells.train_agent
+def noted(config):
+    with open(log, "a") as stream:
+        stream.write(config.out + chr(10))
+    time.sleep(0.5)
+    return train(config)
+dream_cells.train_agent = noted
+config = DreamGridConfig(**settings)
+print(json.dumps([dream_cells.run_cell(config, cell) for cell in grid(config)]))
+"""
+
+
+@pytest.fixture
+def config(world_folder: Path, tmp_path: Path) -> DreamGridConfig:
+    return DreamGridConfig(
+        world=str(world_folder),
+        out=str(tmp_path / "table"),
+        temperatures=[0.5],
+        seeds=1,
+        train=TRAIN,
+        episodes=3,
+        num_envs=2,
+        novelty_window=2,
+    )
+
+
+def scored(kind: str, seed: int, heat: float, variant: str | None, real: float) -> dict[str, Any]:
+    """A finished cell whose agent has these returns in every episode."""
+    figures = {
+        place: {"mean": mean, "std": 1.0, "low": mean, "high": mean, "action_entropy": 0.5}
+        for place, mean in (("dream", 2 * real), ("real", real))
+    }
+    cell = {"kind": kind, "seed": seed, "temperature": heat, "variant": variant}
+    return {"cell": cell, "steps": 1000, "scores": {"last": figures}}
+
+
+def test_paired_differences_have_known_intervals() -> None:
+    """Resampled means of two seeds are 0, 2 and 4, with chances 1/4, 1/2, 1/4."""
+    alike = paired({0: 5.0, 1: 7.0, 2: 9.0}, {0: 3.0, 1: 5.0, 2: 7.0, 3: 100.0})
+    assert alike is not None and (alike.mean, alike.low, alike.high) == (2.0, 2.0, 2.0)
+    assert alike.count == 3
+    wide = paired({0: 1.0, 1: 8.0}, {0: 1.0, 1: 4.0})
+    assert wide is not None and (wide.mean, wide.low, wide.high) == (2.0, 0.0, 4.0)
+    assert paired({0: 1.0}, {0: 0.0, 1: 3.0}) is None
+
+
+def test_the_table_of_known_scores() -> None:
+    results = [scored("random", 0, 1.0, None, 1.0)]
+    for seed, real in enumerate((10.0, 20.0)):
+        results += [
+            scored("dream", seed, 0.5, "neither", real),
+            scored("dream", seed, 0.5, "pessimism", real + 4),
+            scored("dream", seed, 1.0, "neither", real),
+            scored("dream", seed, 1.0, "pessimism", real + 2),
+        ]
+    results.append(scored("dream", 0, 1.0, "truncation", 9.0))
+    rows = table_rows(results)
+    assert [(r["temperature"], r["variant"], r["seeds"]) for r in rows] == [
+        (1.0, None, 1),
+        (0.5, "neither", 2),
+        (0.5, "pessimism", 2),
+        (1.0, "neither", 2),
+        (1.0, "pessimism", 2),
+        (1.0, "truncation", 1),
+    ]
+    assert rows[2]["real"]["mean"] == 19.0 and rows[2]["dream"]["mean"] == 38.0
+    assert (rows[2]["real"]["low"], rows[2]["real"]["high"]) == (14.0, 24.0)
+    compared = comparisons(results)
+    assert [(row["variant"], row["temperature"]) for row in compared] == [
+        ("pessimism", 0.5),
+        ("pessimism", 1.0),
+        ("pessimism", None),
+        ("truncation", 1.0),
+    ]
+    means = [row["difference"] and row["difference"]["mean"] for row in compared]
+    assert means == [4.0, 2.0, 3.0, None]
+    assert comparisons(results, "best") == []
+    lines = markdown(rows, compared).splitlines()
+    scores = "38.0 ± 14.1 | 19.0 [14.0, 24.0] | 0.50"
+    assert f"| the dream | 0.5 | pessimism | 2 | 1,000 | {scores} |" in lines
+    assert "| pessimism | all | last | 2 | 3.0 [3.0, 3.0] |" in lines
+
+
+def test_cells_are_settings_of_train_agent(config: DreamGridConfig) -> None:
+    cells = {cell.name: cell for cell in grid(config)}
+    assert list(cells) == [
+        "random",
+        "t0.5_neither_s0",
+        "t0.5_pessimism_s0",
+        "t0.5_truncation_s0",
+        "real_s0",
+    ]
+    cautious = training_of(config, cells["t0.5_pessimism_s0"]).world
+    assert (cautious.temperature, cautious.pessimism, cautious.novelty_window) == (0.5, 0.5, 2)
+    cut = training_of(config, cells["t0.5_truncation_s0"]).world
+    assert (cut.max_novelty, cut.pessimism, cut.novelty_window) == (3.0, 0.0, 2)
+    real = training_of(replace(config, train_real=["total_steps=16"]), cells["real_s0"])
+    assert real.real and not real.world.uses_novelty and real.total_steps == 16
+    picked = chosen(replace(config, cells=["t*_neither_*", "random"]))
+    assert [cell.name for cell in picked] == ["random", "t0.5_neither_s0"]
+    with pytest.raises(ConfigError, match=r"t2_\* names none of random, t0.5"):
+        chosen(replace(config, cells=["t2_*"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"variants": ["caution"]}, "no caution; there are neither"),
+        ({"train": ["world.temperature=2"]}, "world.temperature is the grid's own"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"max_novelty": 0.0}, "max_novelty=0.0 must be positive"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        DreamGridConfig(world="catch", out="x", **changes)
+
+
+def test_a_cell_is_trained_once_and_resumes(
+    config: DreamGridConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = next(cell for cell in grid(config) if cell.variant == "truncation")
+    trained: list[str] = []
+
+    def noted(settings: TrainAgentConfig) -> Path:
+        trained.append(settings.out)
+        return train_agent(settings)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dream_cells, "train_agent", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(dream_cells, "score", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(config, cell)
+    assert read_scores(config, cell) is None
+    weights = cell_folder(config, cell) / "agent" / "agent.zip"
+    assert run_cell(config, cell)
+    first = weights.stat().st_mtime_ns
+    assert run_cell(config, cell) and len(trained) == 2
+    assert weights.stat().st_mtime_ns == first
+    found = read_scores(config, cell)
+    assert found is not None and found["steps"] == 32
+    for weights_of in ("last", "best"):
+        for place in ("dream", "real"):
+            scores = found["scores"][weights_of][place]
+            assert len(scores["returns"]) == 3 and scores["action_entropy"] >= 0.0
+    with pytest.raises(ConfigError, match="made with scoring="):
+        read_scores(replace(config, episodes=4), cell)
+    with pytest.raises(ConfigError, match="made with training="):
+        read_scores(replace(config, max_novelty=2.0), cell)
+
+
+def test_given_agents_and_random_play_are_scored(
+    config: DreamGridConfig, quick: Callable[..., TrainAgentConfig]
+) -> None:
+    folder = train_agent(quick(real=True))
+    given = replace(config, temperatures=[], real_agents=[str(folder)])
+    cells = grid(given)
+    assert [cell.name for cell in cells] == ["random", "given_s0"]
+    assert all(run_cell(given, cell) for cell in cells)
+    results = [read_scores(given, cell) for cell in cells]
+    rows = table_rows([result for result in results if result is not None])
+    assert [row["learned_in"] for row in rows] == ["random play", "the real game"]
+    assert rows[1]["steps"] == 32 and rows[0]["entropy"] is None
+    empty = replace(given, real_agents=[str(folder.parent)], out=given.out + "2")
+    with pytest.raises(ConfigError, match="holds no finished agent"):
+        run_cell(empty, grid(empty)[1])
+
+
+def test_a_cell_that_is_held_is_left_alone(config: DreamGridConfig) -> None:
+    cell = grid(config)[0]
+    folder = cell_folder(config, cell)
+    folder.mkdir(parents=True)
+    with held(folder / "lock") as mine:
+        assert mine and not run_cell(config, cell)
+    assert run_cell(config, cell)
+
+
+def test_two_processes_share_a_grid(config: DreamGridConfig, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", WORKER, str(log), json.dumps(vars(config))]
+    workers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [worker.communicate() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    trained = log.read_text().split()
+    expected = [str(cell_folder(config, cell) / "agent") for cell in grid(config)[1:]]
+    assert sorted(trained) == sorted(expected)
+    finished = [read_scores(config, cell) is not None for cell in grid(config)]
+    assert all(finished)
