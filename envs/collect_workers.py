@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 
@@ -17,7 +17,7 @@ _record: Record | None = None  # of a worker
 
 def recorded_side_by_side(
     make: Callable[[], Record], indices: Iterable[int], workers: int
-) -> Iterator[tuple[int, Episode]]:
+) -> Generator[tuple[int, Episode], None, None]:
     """Episodes with their indices, in the order of `indices`, recorded a few ahead.
 
     An episode depends on its index alone, so it does not matter which process records it. What was
