@@ -82,20 +82,34 @@ def collect(config: CollectConfig) -> EpisodeDataset:
             seed=config.seed,
             collect={"policy": describe_policy(config.policy, agent)},
         )
-        writer = EpisodeWriter(folder, metadata)
-        finished = _finished_steps(writer)
-        done = min(sum(finished.values()), config.steps)
-        progress = tqdm(total=config.steps, initial=done, unit="step", disable=not config.progress)
-        with progress as bar:
-            steps = index = 0
-            while steps < config.steps:
-                if index not in finished:
-                    episode = record_episode(env, policy, config, index, bar)
-                    writer.add(index, episode)
-                    finished[index] = len(episode) - 1
-                steps += finished[index]
-                index += 1
+        record_episodes(env, policy, config, EpisodeWriter(folder, metadata))
     return EpisodeDataset(folder)
+
+
+def record_episodes(
+    env: FrameSource, policy: Policy, config: CollectConfig, writer: EpisodeWriter, first: int = 0
+) -> None:
+    """Record the fewest episodes that hold `config.steps` steps together.
+
+    Args:
+        env: the real environment.
+        policy: what acts.
+        config: of it steps, seed and progress count.
+        writer: of the dataset; what it holds already is kept and counts.
+        first: number of the first episode; those before it do not count.
+    """
+    finished = _finished_steps(writer)
+    done = min(sum(steps for index, steps in finished.items() if index >= first), config.steps)
+    progress = tqdm(total=config.steps, initial=done, unit="step", disable=not config.progress)
+    with progress as bar:
+        steps, index = 0, first
+        while steps < config.steps:
+            if index not in finished:
+                episode = record_episode(env, policy, config, index, bar)
+                writer.add(index, episode)
+                finished[index] = len(episode) - 1
+            steps += finished[index]
+            index += 1
 
 
 def output_folder(config: CollectConfig) -> Path:

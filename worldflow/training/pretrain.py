@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from worldflow.calibrate import calibrate, check_measurable
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
-from worldflow.data.splitting import split
+from worldflow.data.splitting import split, split_growing
 from worldflow.errors import ConfigError
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
@@ -41,6 +41,8 @@ class PretrainConfig:
         initial_world: name or folder of a world whose weights are the start (`from=`); its codec is
             kept as it is, and `world` must be what it was built of. Null: random weights.
         training: how it is trained.
+        growing: episodes will be added to the data and the world be trained on (`from=`): hold out
+            episodes that stay held out then, see `worldflow.data.splitting.split_growing`.
         resume: folder of an interrupted run, whose settings are taken (by the command line). With
             another `out` the run goes on there, and its first folder stays as it is: it may be a
             mounted bucket that cannot be written.
@@ -51,6 +53,7 @@ class PretrainConfig:
     world: WorldConfig = field(default_factory=WorldConfig)
     initial_world: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    growing: bool = False
     resume: str | None = None
     out: str = MISSING
 
@@ -85,11 +88,14 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
     share, lengths = config.data.held_out, dataset.lengths
-    train, held_out = split(dataset.recordings, share, training.seed, lengths)
+    if config.growing:
+        train, held_out = split_growing(dataset.recordings, share, training.seed)
+    else:
+        train, held_out = split(dataset.recordings, share, training.seed, lengths)
     check_measurable(dataset, held_out, config.world.context)
     contexts = first_contexts(dataset, held_out, config.world.context)
     recordings, frames = len(np.unique(dataset.recordings)), int(lengths.sum())
-    held = HeldOut(share, training.seed, len(dataset), recordings, frames)
+    held = HeldOut(share, training.seed, len(dataset), recordings, frames, config.growing)
     spec = _spec(dataset, held)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)
@@ -161,12 +167,14 @@ def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks:
     for name in ("compile", "activation_checkpointing", "sharding"):
         setup[f"training.{name}"] = training.pop(name)
     setup["training.flow.accumulate"] = training["flow"].pop("accumulate")
-    settings = {
+    settings: dict[str, Any] = {
         "world": asdict(config.world),
         "initial_world": config.initial_world,
         "training": training,
         "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
     }
+    if config.growing:  # runs of before there was a choice do not say
+        settings["data"]["growing"] = True
     first = "joint" if config.training.is_joint else "codec"
     progress = start_or_continue(folder, settings, setup, first)
     save_config(config, folder)

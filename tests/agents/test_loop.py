@@ -1,0 +1,262 @@
+"""The loop on Catch in small: what it makes, its budget, its explorer, and how it continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldflow import load_world
+from worldflow.agents import loop as loop_module
+from worldflow.agents.loop import Loop, train_loop
+from worldflow.agents.loop_config import TrainLoopConfig
+from worldflow.agents.loop_state import STAGES, STATE, LoopState
+from worldflow.agents.saved import AgentCard, load_agent
+from worldflow.cli import main as command_line
+from worldflow.config import load_config
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.envs.policies import PolicyConfig
+from worldflow.errors import ConfigError, DataError
+from worldflow.evaluation.clips import split_of
+from worldflow.evaluation.curves import read_scalars
+
+TINY = [
+    "world.condition=8",
+    "world.codec.channels=2",
+    "world.codec.widths=[8, 8, 8, 8]",
+    "world.flow.global_block.past={width: 16, depth: 1, heads: 2}",
+    "world.flow.global_block.within={width: 8, depth: 1, heads: 2}",
+    "world.flow.local={width: 8, depth: 1, heads: 2}",
+    "world.denoiser.transformer={width: 16, depth: 1, heads: 2}",
+    "training.codec.steps=3",
+    "training.flow.steps=3",
+    "finetune.steps=2",
+    "agent.num_envs=2",
+    "agent.hyperparameters.n_steps=8",
+    "agent.hyperparameters.batch_size=16",
+    "agent.hyperparameters.features_dim=16",
+    "first_agent_steps=32",
+    "agent_steps=16",
+    "explorer.steps=16",
+    "evaluation.episodes=3",
+    "evaluation.num_envs=2",
+    "collection.first_steps=100",
+    "collection.round_steps=40",
+    "dream.horizon=5",
+    "device=cpu",
+    "progress=false",
+]
+
+
+def tiny(out: Path, *changes: str) -> TrainLoopConfig:
+    config = load_config("train_loop", TrainLoopConfig, [*TINY, *changes, "out=x/y"])
+    return replace(config, out=str(out))
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+
+
+def state(out: Path) -> dict[str, Any]:
+    return json.loads((out / STATE).read_text())
+
+
+def weights(agent: Path) -> torch.Tensor:
+    values = load_agent(agent, "cpu")[0].policy.state_dict().values()
+    return torch.cat([value.flatten() for value in values])
+
+
+def products(out: Path) -> dict[str, Any]:
+    """All that a loop made and that must be the same however often it was interrupted."""
+    found: dict[str, Any] = {}
+    for pattern in ("data/**/*", "rounds/*/world/world/*", "*.json*", "report.html"):
+        for path in out.glob(pattern):
+            if path.is_file() and path.name != "card.md":  # which says how long it took
+                found[str(path.relative_to(out))] = path.read_bytes()
+    for path in out.glob("rounds/*/*/agent.zip"):
+        found[str(path.relative_to(out))] = weights(path.parent).tolist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A loop of three rounds with an explorer, run by its command and without interruption."""
+    out = tmp_path_factory.mktemp("loops") / "whole"
+    assert command_line(["train-loop", *TINY, *EXPLORING, f"out={out}"]) == 0
+    return out
+
+
+EXPLORING = ["real_steps=170", "explorer.bonus=0.5"]
+
+
+def test_rounds_and_budget(whole: Path) -> None:
+    dataset, told = EpisodeDataset(whole / "data"), state(whole)
+    done = [entry for entry in told["rounds"] if entry["steps"]]
+    assert [entry["steps"] >= least for entry, least in zip(done, (100, 40, 1), strict=True)]
+    assert sum(entry["steps"] for entry in done) == dataset.steps
+    assert sum(entry["episodes"] for entry in done) == len(dataset)
+    # the budget is reached by the last episode, and not before it
+    assert dataset.steps >= 170 > dataset.steps - (int(dataset.lengths[-1]) - 1)
+    first = done[0]["episodes"]
+    before = int((dataset.lengths[:first] - 1).sum())
+    assert before >= 100 > before - (int(dataset.lengths[first - 1]) - 1)
+    returns = [float(dataset.steps_of(k).rewards.sum()) for k in range(first)]
+    assert done[0]["mean_return"] == pytest.approx(np.mean(returns))
+
+
+def test_the_curve(whole: Path) -> None:
+    found = rows(whole)
+    assert [(row["round"], row["place"]) for row in found] == [
+        (-1, "real"), (0, "dream"), (0, "real"), (1, "dream"), (1, "real"), (2, "dream"), (2, "real"),
+    ]  # fmt: skip
+    dataset, told = EpisodeDataset(whole / "data"), state(whole)
+    assert found[0]["real_steps"] == 0 and found[-1]["real_steps"] == dataset.steps
+    # real steps of judging are counted, apart
+    real = [row for row in found if row["place"] == "real"]
+    assert found[-1]["judging_steps"] == sum(row["env_steps"] for row in real)
+    assert told["baseline_steps"] == real[0]["env_steps"]
+    assert [row["imagined_steps"] for row in real] == [0, 32, 64, 96]  # explorer and agent
+    curves = read_scalars(whole / "tensorboard")
+    steps, values = curves["loop/real_return"]
+    assert steps.tolist() == [row["real_steps"] for row in real[1:]]
+    assert values.tolist() == pytest.approx([row["mean"] for row in real[1:]])
+    page = (whole / "report.html").read_text()
+    assert page.count("<svg") == 1 and "no data" not in page
+    assert f"{dataset.steps} real steps were learned from" in page and "optimum" in page
+
+
+def test_worlds_go_on_from_each_other(whole: Path) -> None:
+    worlds = [load_world(whole / f"rounds/{k:03d}/world/world") for k in range(3)]
+    codecs = [torch.cat([p.flatten() for p in world.codec.parameters()]) for world in worlds]
+    assert torch.equal(codecs[0], codecs[1]) and torch.equal(codecs[1], codecs[2])
+    flows = [torch.cat([p.flatten() for p in world.flow.parameters()]) for world in worlds]
+    assert not torch.equal(flows[0], flows[1])
+    # two updates move them less than a new start would
+    assert (flows[1] - flows[0]).norm() < 0.2 * flows[0].norm()
+    dataset = EpisodeDataset(whole / "data")
+    _, held = split_of(dataset, worlds[2].spec.held_out)
+    assert worlds[2].spec.held_out.growing and worlds[0].spec.held_out.episodes < len(dataset)
+    assert len(held) >= 2
+
+
+def test_the_explorer_is_rewarded_for_novelty_and_collects(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = state(whole)
+    assert told["explorer"] == "rounds/002/explorer" and told["agent"] == "rounds/002/agent"
+    assert not (whole / "rounds/000/explorer").exists()
+    for number in (1, 2):
+        earlier, now = whole / f"rounds/{number - 1:03d}", whole / f"rounds/{number:03d}"
+        explorer, agent = AgentCard.load(now / "explorer"), AgentCard.load(now / "agent")
+        assert (explorer.world.bonus, agent.world.bonus) == (0.5, 0.0)
+        # made of the agent of the round before, in that one's world
+        assert explorer.initial_agent == agent.initial_agent == str(earlier / "agent")
+        assert explorer.world.path == str(earlier / "world" / "world")
+        assert agent.world.path == str(now / "world" / "world")
+        _, shaping = read_scalars(now / "explorer" / "tensorboard")["dream/shaping"]
+        assert (shaping > 0).all()
+        assert "dream/shaping" not in read_scalars(now / "agent" / "tensorboard")
+    assert AgentCard.load(whole / "rounds/000/agent").initial_agent is None
+
+    acting: list[PolicyConfig] = []
+    load = loop_module.load_player
+
+    def watch(config: PolicyConfig) -> Any:
+        acting.append(config)
+        return load(config)
+
+    monkeypatch.setattr(loop_module, "load_player", watch)
+    for name, changes in (("a", ["explorer.bonus=0.5"]), ("b", [])):
+        train_loop(tiny(tmp_path / name, "real_steps=101", "collection.first_steps=90", *changes))
+    folders = [None if config.agent is None else Path(config.agent) for config in acting]
+    a, b = tmp_path / "a" / "rounds", tmp_path / "b" / "rounds"
+    assert folders == [None, a / "001" / "explorer", None, b / "000" / "agent"]
+    assert [config.kind for config in acting] == ["random", "mixture"] * 2
+    assert acting[1].agent_probability == 0.7
+    assert not list(b.glob("*/explorer"))
+
+
+def test_interrupted_at_each_boundary(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after each stage's work and before it is noted, it ends with the same files."""
+    out = tmp_path / "broken"
+    killed: list[tuple[int, str]] = []
+    advance = LoopState.advance
+
+    def kill(state: LoopState) -> None:
+        place = (state.number, state.stage)
+        if place not in killed:
+            killed.append(place)
+            raise KeyboardInterrupt
+        advance(state)
+
+    monkeypatch.setattr(LoopState, "advance", kill)
+    config = tiny(out, *EXPLORING)
+    while True:
+        try:
+            train_loop(config)
+            break
+        except KeyboardInterrupt:
+            told = state(out)
+            assert (len(told["rounds"]) - 1, told["stage"]) == killed[-1]
+    assert killed == [(number, stage) for number in range(3) for stage in STAGES]
+    expected, found = products(whole), products(out)
+    assert set(found) == set(expected)
+    different = [name for name in expected if found[name] != expected[name]]
+    assert not different
+
+
+def test_a_finished_loop_does_nothing_and_a_larger_budget_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "loop"
+    config = tiny(out, "real_steps=100", "keep_rounds=1")
+    train_loop(config)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    train_loop(config)
+    del before[out / STATE]  # written as it was
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert len(state(out)["rounds"]) == 2 and (out / "rounds" / "000").exists()
+    train_loop(replace(config, real_steps=101, keep_rounds=1))
+    assert [row["round"] for row in rows(out)] == [-1, 0, 0, 1, 1]
+    assert not (out / "rounds" / "000").exists() and (out / "rounds" / "001").exists()
+    with pytest.raises(ConfigError, match=r"begun with agent_steps=16, not 17"):
+        train_loop(replace(config, agent_steps=17))
+    (out / STATE).write_text("{}")
+    with pytest.raises(DataError, match=r"loop\.json is damaged"):
+        train_loop(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["real_steps=0"], "real_steps is 0"),
+        (["collection.round_steps=0"], r"collection\.round_steps=0"),
+        (["collection.agent_probability=2"], r"collection\.agent_probability is 2"),
+        (["held_out=0.6"], "held_out is 0.6"),
+        (["finetune.steps=0"], r"finetune\.steps=0"),
+        (["dream.pessimism=-1"], r"dream\.pessimism=-1"),
+        (["dream.horizon=0"], r"dream\.horizon=0"),
+        (["explorer.bonus=-1"], r"explorer\.bonus=-1"),
+        (["evaluation.episodes=0"], r"evaluation\.episodes is 0"),
+        (["keep_rounds=0"], "keep_rounds is 0"),
+        (["training.codec_mode=joint"], "use two-stage"),
+        (["agent.observation=latents"], "use frames"),
+        (["world.heads.reward=false"], "must not be false"),
+        (["nonsense=1"], "unknown key"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, changes: Sequence[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(tmp_path, *changes)
+
+
+def test_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="agent=sac cannot take"):
+        Loop(load_config("train_loop", TrainLoopConfig, ["agent=sac", f"out={tmp_path}/loop"]))
+    assert not (tmp_path / "loop").exists()
