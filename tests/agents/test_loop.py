@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -269,3 +273,55 @@ def test_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="agent=sac cannot take"):
         Loop(load_config("train_loop", TrainLoopConfig, ["agent=sac", f"out={tmp_path}/loop"]))
     assert not (tmp_path / "loop").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
+def test_killed_at_any_moment(whole: Path, tmp_path: Path) -> None:
+    """Its process is killed again and again, wherever it is; the same command ends the same."""
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "worldflow", "train-loop", *TINY, *EXPLORING, f"out={out}"]
+    generator, kills = np.random.default_rng(0), 0
+    for _ in range(8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before, until = _done(out), time.monotonic() + 120
+        while _done(out) == before and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        # a stage is done: somewhere in the next ones, at the latest when the loop is
+        time.sleep(generator.uniform(0.0, 4.0))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 2
+    subprocess.run(command, check=True, capture_output=True)
+    expected, found = products(whole), products(out)
+    assert set(found) == set(expected)
+    assert not [name for name in expected if found[name] != expected[name]]
+
+
+def _done(out: Path) -> tuple[int, str] | None:
+    """Round and stage that come next; None before there is a loop."""
+    if not (out / STATE).exists():
+        return None
+    told = state(out)
+    return len(told["rounds"]), told["stage"]
+
+
+@pytest.mark.slow
+def test_it_learns_to_play(tmp_path: Path) -> None:
+    """From 1,000 real steps, with a world and an agent that are not tiny: better than chance."""
+    changes = [
+        "real_steps=1000",
+        "collection.first_steps=600",
+        "collection.round_steps=400",
+        "training.codec.steps=300",
+        "training.flow.steps=900",
+        "finetune.steps=300",
+        "first_agent_steps=10000",
+        "agent_steps=6000",
+        "progress=false",
+        f"out={tmp_path / 'loop'}",
+    ]
+    out = train_loop(load_config("train_loop", TrainLoopConfig, changes))
+    real = [row for row in rows(out) if row["place"] == "real"]
+    assert real[-1]["low"] > real[0]["high"]  # 95% intervals of agent and chance
+    assert real[-1]["mean"] > 0.0
