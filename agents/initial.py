@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -42,7 +43,8 @@ def start_from(model: BaseAlgorithm, card: AgentCard) -> None:
         )
     try:
         _, found, _ = load_from_zip_file(folder / WEIGHTS, device=model.device, load_data=False)
-        model.policy.load_state_dict(found["policy"])
+        network: Any = found["policy"]  # a mapping of tensors, which Stable-Baselines3 calls one
+        model.policy.load_state_dict(network)
     except (ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"initial_agent={folder} is built otherwise than this training's agent: {error}"

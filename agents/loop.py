@@ -6,7 +6,6 @@ import contextlib
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,16 +13,12 @@ from worldflow.agents.algorithms import check_actions
 from worldflow.agents.demo import optimum
 from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import EvaluationConfig
-from worldflow.agents.evaluator import FIGURES, Evaluator
 from worldflow.agents.loop_config import TrainLoopConfig
-from worldflow.agents.loop_curve import PAGE, RANDOM, Curve, Row, write_page
+from worldflow.agents.loop_curve import PAGE, RANDOM, Curve, write_page
+from worldflow.agents.loop_judging import judge_agent, judge_random
 from worldflow.agents.loop_state import STATE, LoopState
-from worldflow.agents.places import Places
-from worldflow.agents.play import RandomPolicy, play_episodes
-from worldflow.agents.reality import make_real
-from worldflow.agents.saved import AgentCard, load_agent
+from worldflow.agents.saved import AgentCard
 from worldflow.agents.seeds import loop_seed
-from worldflow.agents.summary import Summary
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
@@ -208,15 +203,21 @@ class Loop:
     def _evaluate(self) -> None:
         state, config, curve = self.state, self.config, Curve(self.folder)
         if state.baseline_steps is None:
-            curve.replace(RANDOM, [self._judge_random()])
+            row = judge_random(config)
+            state.baseline_steps = row["env_steps"]
+            stamp = {"round": RANDOM, "real_steps": 0, "imagined_steps": 0}
+            curve.replace(RANDOM, [stamp | {"judging_steps": state.judging_steps} | row])
             state.save(self.folder)
         assert state.world is not None and state.agent is not None
-        places = Places.of(config.dream.of(str(self.folder / state.world)), None, False)
-        evaluator = Evaluator(places, config.agent, config.evaluation.evaluation())
-        with contextlib.closing(evaluator):
-            rows = evaluator.evaluate(load_agent(self.folder / state.agent, "cpu")[0])
+        rows = judge_agent(config, self.folder / state.world, self.folder / state.agent)
         state.current.judging_steps = sum(r["env_steps"] for r in rows if r["place"] == "real")
-        curve.replace(state.number, [self._stamped(row, state.number) for row in rows])
+        stamp = {
+            "round": state.number,
+            "real_steps": state.real_steps,
+            "imagined_steps": state.imagined_steps,
+            "judging_steps": state.judging_steps,
+        }
+        curve.replace(state.number, [stamp | row for row in rows])
         best = optimum(asdict(config.source))
         write_page(self.folder, curve, state.rounds, best, config.real_steps)
         last = curve.of("real")[-1]
@@ -225,30 +226,6 @@ class Loop:
             f"{state.real_steps} real steps (random {curve.random['mean']:.3f})",
             flush=True,
         )
-
-    def _judge_random(self) -> Row:
-        """Chance, on the episodes that the agent is judged on."""
-        judging = self.config.evaluation
-        rows = min(judging.num_envs, judging.episodes)
-        with contextlib.closing(make_real(None, rows, "frames", self.config.source)) as real:
-            policy = RandomPolicy(real.action_spec)
-            played = play_episodes(real, policy, judging.episodes, judging.seed)
-        summary = vars(Summary.of("real", "random", played))
-        self.state.baseline_steps = int(played.lengths.sum())
-        row: Row = {"place": "real"} | {name: summary[name] for name in FIGURES}
-        row["env_steps"] = self.state.baseline_steps
-        stamp = {"round": RANDOM, "real_steps": 0, "imagined_steps": 0}
-        return stamp | {"judging_steps": self.state.baseline_steps} | row
-
-    def _stamped(self, row: Row, number: int) -> Row:
-        state = self.state
-        stamp: dict[str, Any] = {
-            "round": number,
-            "real_steps": state.real_steps,
-            "imagined_steps": state.imagined_steps,
-            "judging_steps": state.judging_steps,
-        }
-        return stamp | {name: value for name, value in row.items() if name != "steps"}
 
     def _prune(self) -> None:
         """Delete the rounds that are not kept; one that begins needs the one before it."""

@@ -66,10 +66,10 @@ class LoopState:
             ConfigError: it was begun with other settings.
             DataError: its file is damaged.
         """
-        settings = json.loads(json.dumps(settings))
+        wanted: dict[str, Any] = json.loads(json.dumps(settings))
         path = folder / STATE
         if not path.exists():
-            return cls(settings)
+            return cls(wanted)
         try:
             values = json.loads(path.read_text())
             version = values.pop("version")
@@ -79,8 +79,8 @@ class LoopState:
             raise DataError(f"{path} is damaged ({error}): begin anew in another out=") from error
         if version != VERSION or state.stage not in STAGES:
             raise DataError(f"{path} is of another worldflow: begin anew in another out=")
-        for name in sorted(state.settings | settings):
-            old, new = state.settings.get(name), settings.get(name)
+        for name in sorted(state.settings | wanted):
+            old, new = state.settings.get(name), wanted.get(name)
             if old != new:
                 raise ConfigError(
                     f"{folder} was begun with {name}={old}, not {new}: continue it with the same "
