@@ -41,6 +41,8 @@ class AgentCard:
         evaluation: how it was judged during the training.
         kept_steps: steps after which it had the weights that are in `agent.zip`; None while it
             is trained.
+        initial_agent: folder of the agent whose network was the start; None: random weights.
+        initial_sha256: digest of that agent's `agent.zip`.
     """
 
     world: DreamConfig = field(default_factory=DreamConfig)
@@ -51,6 +53,8 @@ class AgentCard:
     source: SourceConfig | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     kept_steps: int | None = None
+    initial_agent: str | None = None
+    initial_sha256: str | None = None
 
     @classmethod
     def of(
@@ -60,18 +64,31 @@ class AgentCard:
         seed: int,
         source: SourceConfig | None = None,
         evaluation: EvaluationConfig | None = None,
+        initial_agent: str | None = None,
     ) -> AgentCard:
-        """The card of a training that begins; a world's folder is named by its absolute path.
+        """The card of a training that begins; folders are named by their absolute paths.
 
         So the agent can be used from any working directory.
+
+        Raises:
+            ConfigError: the initial agent is missing.
         """
-        evaluation = EvaluationConfig() if evaluation is None else evaluation
-        agent = replace(agent, hyperparameters=agent.settings)  # all of them, in writing
-        if world.path is None:
-            return cls(world, agent, seed, source=source, evaluation=evaluation)
-        path = absolute_world(world.path)
-        found, digest = replace(world, path=path), world_digest(path)
-        return cls(found, agent, seed, 0, digest, source, evaluation)
+        card = cls(
+            world,
+            replace(agent, hyperparameters=agent.settings),  # all of them, in writing
+            seed,
+            source=source,
+            evaluation=EvaluationConfig() if evaluation is None else evaluation,
+        )
+        if world.path is not None:
+            path = absolute_world(world.path)
+            card.world, card.world_sha256 = replace(world, path=path), world_digest(path)
+        if initial_agent is not None:
+            initial = Path(initial_agent).resolve()
+            if not (initial / WEIGHTS).is_file():
+                raise ConfigError(f"initial_agent={initial_agent} holds no finished agent")
+            card.initial_agent, card.initial_sha256 = str(initial), _sha256(initial / WEIGHTS)
+        return card
 
     def save(self, folder: Path) -> None:
         """Write `agent.yaml`, whole or not at all."""

@@ -12,7 +12,7 @@ import numpy as np
 from worldflow.envs.collect import environment_seed
 
 # First words of the keys. Keys here have three words, those of `worldflow collect` have two.
-TRAINING, EVALUATION = 1, 2
+TRAINING, EVALUATION, LOOP = 1, 2, 3
 
 
 def training_seed(seed: int, steps: int) -> int:
@@ -29,3 +29,8 @@ def episode_generator(seed: int, episode: int) -> np.random.Generator:
     """The generator of a policy's chance in an episode of an evaluation."""
     sequence = np.random.SeedSequence(seed, spawn_key=(EVALUATION, episode, 1))
     return np.random.default_rng(sequence)
+
+
+def loop_seed(seed: int, number: int, role: int) -> int:
+    """The seed of an agent of a loop, in a round; `role` tells agents of one round apart."""
+    return environment_seed(np.random.SeedSequence(seed, spawn_key=(LOOP, number, role)))

@@ -23,6 +23,7 @@ from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import PLACES, EvaluationConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
 from worldflow.agents.evaluator import Evaluator
+from worldflow.agents.initial import start_from
 from worldflow.agents.places import Places
 from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights
 from worldflow.agents.seeds import training_seed
@@ -45,6 +46,8 @@ class TrainAgentConfig:
         real: learn in the real environment that the world was learned from.
         processes: give each real environment that the agent learns in a process of its own.
         agent: algorithm, network and what it sees.
+        initial_agent: folder of an agent, of the same algorithm and network, whose weights are the
+            start; null: random weights.
         total_steps: steps, over all envs; rounded up to whole rollouts.
         evaluation: how the agent is judged while it learns.
         out: folder of the agent, its checkpoints, evaluations and TensorBoard logs.
@@ -63,6 +66,7 @@ class TrainAgentConfig:
     real: bool = False
     processes: bool = False
     agent: AgentConfig = field(default_factory=AgentConfig)
+    initial_agent: str | None = None
     total_steps: int = 40_000
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     out: str = MISSING
@@ -97,7 +101,9 @@ def train_agent(config: TrainAgentConfig) -> Path:
     out = Path(config.out)
     places = Places.of(config.world, config.source, config.real, config.world_device)
     reality = places.source if places.learns_in_reality else None
-    card = AgentCard.of(config.world, config.agent, config.seed, reality, config.evaluation)
+    card = AgentCard.of(
+        config.world, config.agent, config.seed, reality, config.evaluation, config.initial_agent
+    )
     checkpoint = _checkpoint(config, out, card)
     evaluator = None
     venv = places.training_env(config.agent, config.processes)
@@ -113,6 +119,8 @@ def train_agent(config: TrainAgentConfig) -> Path:
             restore(model, checkpoint)
             # Not the seeds of the start: that would repeat the same episodes.
             model.set_random_seed(training_seed(config.seed, model.num_timesteps))
+        elif card.initial_agent is not None:
+            start_from(model, card)
         history = EvaluationHistory(out, model.num_timesteps)
         prune_best(out, history, config.evaluation.keep)
         keeper = KeeperCallback(out, config.checkpoint_steps, evaluator, config.evaluation, history)

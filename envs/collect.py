@@ -78,8 +78,7 @@ def collect(config: CollectConfig) -> EpisodeDataset:
         DataError: the folder holds data of other settings, or a damaged episode.
     """
     folder = output_folder(config)
-    with contextlib.ExitStack() as stack:
-        env = stack.enter_context(contextlib.closing(make_source(config.source)))
+    with contextlib.closing(make_source(config.source)) as env:
         agent = load_agent(config.policy)
         policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
         metadata = DatasetMetadata(
@@ -90,23 +89,39 @@ def collect(config: CollectConfig) -> EpisodeDataset:
             seed=config.seed,
             collect={"policy": describe_policy(config.policy, agent)},
         )
-        writer = EpisodeWriter(folder, metadata)
-        finished = _finished_steps(writer)
-        done = min(sum(finished.values()), config.steps)
+        record_episodes(env, policy, config, EpisodeWriter(folder, metadata))
+    return EpisodeDataset(folder)
+
+
+def record_episodes(
+    env: FrameSource, policy: Policy, config: CollectConfig, writer: EpisodeWriter, first: int = 0
+) -> None:
+    """Record the fewest episodes that hold `config.steps` steps together.
+
+    Args:
+        env: the real environment.
+        policy: what acts.
+        config: of it steps, seed, workers and progress count; workers make env and policy anew.
+        writer: of the dataset; what it holds already is kept and counts.
+        first: number of the first episode; those before it do not count.
+    """
+    finished = _finished_steps(writer)
+    done = min(sum(steps for index, steps in finished.items() if index >= first), config.steps)
+    missing = itertools.filterfalse(finished.__contains__, itertools.count(first))
+    with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(total=config.steps, initial=done, unit="step", disable=not config.progress)
         )
-        missing = itertools.filterfalse(finished.__contains__, itertools.count())
+        recorded: Iterator[tuple[int, Episode]]
         if config.workers == 1:
-            recorded: Iterator[tuple[int, Episode]] = (
-                (i, record_episode(env, policy, config, i, bar)) for i in missing
-            )
+            recorded = ((i, record_episode(env, policy, config, i, bar)) for i in missing)
         else:
-            side_by_side = recorded_side_by_side(
-                partial(_recorder, config), missing, config.workers
+            recorded = stack.enter_context(
+                contextlib.closing(
+                    recorded_side_by_side(partial(_recorder, config), missing, config.workers)
+                )
             )
-            recorded = stack.enter_context(contextlib.closing(side_by_side))
-        steps = index = 0
+        steps, index = 0, first
         while steps < config.steps:
             if index not in finished:
                 index, episode = next(recorded)
@@ -116,7 +131,6 @@ def collect(config: CollectConfig) -> EpisodeDataset:
                     bar.update(min(finished[index], config.steps - bar.n))
             steps += finished[index]
             index += 1
-    return EpisodeDataset(folder)
 
 
 def output_folder(config: CollectConfig) -> Path:

@@ -75,6 +75,11 @@ COMMANDS = {
     "evaluate-agent": Command(
         "evaluate_agent", "worldflow.agents.evaluate:main", "play an agent, dreamed and real"
     ),
+    "train-loop": Command(
+        "train_loop",
+        "worldflow.agents.loop:main",
+        "collect, learn the world, train an agent in it, evaluate; and again",
+    ),
     "data inspect": Command(
         "data_inspect",
         "worldflow.data.inspect:main",
@@ -92,7 +97,7 @@ COMMANDS = {
     "data label": Command(
         "data_label", "worldflow.labelling.label:main", "infer the actions of videos", ("src",)
     ),
-    "demo": Command("demo", "worldflow.agents.demo:main", "all of the above, with a report"),
+    "demo": Command("demo", "worldflow.agents.demo:main", "the whole road on Catch, with a report"),
 }
 
 

@@ -187,6 +187,7 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
         values = raw["spec"]
         for name in ("recordings", "frames"):  # worlds of before do not say
             values["held_out"].setdefault(name, None)
+        values["held_out"].setdefault("growing", False)
         low, high = values["reward_range"]
         height, width, colours = values["frame_shape"]
         spec = WorldSpec(

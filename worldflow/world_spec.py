@@ -51,6 +51,7 @@ class HeldOut:
         recordings: how many recordings they were (parts of); None, in worlds of before that was
             looked at: the split took each episode for a recording of its own.
         frames: how many frames all episodes had; None, in worlds of before frames counted.
+        growing: whether the split was that of `split_growing`.
     """
 
     fraction: float
@@ -58,6 +59,7 @@ class HeldOut:
     episodes: int
     recordings: int | None = None
     frames: int | None = None
+    growing: bool = False
 
 
 @dataclass(frozen=True)

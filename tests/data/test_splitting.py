@@ -12,7 +12,7 @@ from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
-from worldflow.data.splitting import divides_a_recording, split
+from worldflow.data.splitting import divides_a_recording, split, split_growing
 from worldflow.errors import DataError
 from worldflow.evaluation.clips import held_out_episodes, split_of
 from worldflow.storage import load_world, shipped_worlds
@@ -51,6 +51,32 @@ def test_whole_episodes_are_split() -> None:
         split([0], 0.5, seed=0)
     with pytest.raises(DataError, match=r"data\.held_out"):
         split(episodes, 1.0, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_growing_split_moves_nobody(share: float, seed: int) -> None:
+    block = round(1 / share)
+    sides: dict[int, bool] = {}
+    for count in range(block, 6 * block):
+        train, held = split_growing(range(count), share, seed)
+        assert sorted([*train, *held]) == list(range(count))
+        assert count // block <= len(held) <= -(-count // block)
+        for side, indices in ((False, train), (True, held)):
+            assert all(sides.setdefault(index, side) == side for index in indices.tolist())
+    draws = {tuple(split_growing(range(60), share, s)[1].tolist()) for s in range(5)}
+    assert len(draws) > 1
+    with pytest.raises(DataError, match="collect more"):
+        split_growing(range(block - 1), share, seed)
+
+
+def test_a_growing_split_keeps_parts_together() -> None:
+    whole = split_growing(range(20), 0.25, 0)[1]
+    recordings = np.repeat(np.arange(20), 3)
+    assert set(recordings[split_growing(recordings, 0.25, 0)[1]]) == set(whole)
+    assert len(split_growing(recordings, 0.25, 0)[1]) == 3 * len(whole)
+    with pytest.raises(DataError, match=r"data\.held_out"):
+        split_growing(range(20), 0.6, 0)
 
 
 @pytest.mark.parametrize("name", shipped_worlds())

@@ -63,6 +63,42 @@ def split(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def split_growing(
+    recordings: Sequence[object] | np.ndarray, held_out: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `split`, but no recording changes sides when others are added after it.
+
+    So a world that is trained on, with more data, is never measured on what it once learned from.
+    One of each `round(1 / held_out)` recordings, in the order in which they appear, is held out.
+
+    Args:
+        recordings: of each episode, the recording that it is a part of, (E,).
+        held_out: share of the recordings to hold out, 0 < fraction <= 1/2.
+        seed: the same seed gives the same split.
+
+    Raises:
+        DataError: too few recordings for one of them to be held out for certain, or a fraction
+            outside (0, 1/2].
+    """
+    if not 0 < held_out <= 0.5:
+        raise DataError(f"data.held_out must lie between 0 and 1/2, got {held_out}")
+    block = round(1 / held_out)
+    numbers: dict[object, int] = {}
+    for recording in np.asarray(recordings).tolist():
+        numbers.setdefault(recording, len(numbers))
+    if len(numbers) < block:
+        raise DataError(
+            f"data.held_out={held_out} holds out one recording of {block}, and there are "
+            f"{len(numbers)}: collect more, or hold out a larger share"
+        )
+    blocks = -(-len(numbers) // block)
+    picks = [int(np.random.default_rng([seed, k]).integers(block)) for k in range(blocks)]
+    chosen = np.zeros(blocks * block, np.bool_)
+    chosen[[k * block + pick for k, pick in enumerate(picks)]] = True
+    held = chosen[[numbers[recording] for recording in np.asarray(recordings).tolist()]]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def _fitting(
     order: list[list[int]], weights: np.ndarray, wanted: int
 ) -> tuple[list[int], list[list[int]]]:

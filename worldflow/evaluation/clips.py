@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.splitting import split
+from worldflow.data.splitting import split, split_growing
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import ConfigError, DataError
 from worldflow.world_spec import HeldOut
@@ -88,6 +88,8 @@ def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np
             f"dataset had those of {held_out.recordings}, so that it is unknown which it learned "
             "from; give that dataset, or one that the world never saw with data.unseen=true"
         )
+    if held_out.growing:
+        return split_growing(recordings, held_out.fraction, held_out.seed)
     if held_out.frames is None:
         return split(recordings, held_out.fraction, held_out.seed)
     frames, parts = int(dataset.lengths.sum()), len(np.unique(recordings)) < len(dataset)

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from worldflow.calibrate import calibrate, check_measurable
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
-from worldflow.data.splitting import split
+from worldflow.data.splitting import split, split_growing
 from worldflow.errors import ConfigError
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
@@ -43,6 +43,8 @@ class PretrainConfig:
         starts: where dreams begin: "first", as held-out episodes do, or "random", anywhere in them,
             for games in which hours of play by chance never come to where rewards are.
         training: how it is trained.
+        growing: episodes will be added to the data and the world be trained on (`from=`): hold out
+            episodes that stay held out then, see `worldflow.data.splitting.split_growing`.
         resume: folder of an interrupted run, whose settings are taken (by the command line). With
             another `out` the run goes on there, and its first folder stays as it is: it may be a
             mounted bucket that cannot be written.
@@ -54,6 +56,7 @@ class PretrainConfig:
     initial_world: str | None = None
     starts: str = "first"
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    growing: bool = False
     resume: str | None = None
     out: str = MISSING
 
@@ -88,13 +91,16 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
     share, lengths = config.data.held_out, dataset.lengths
-    train, held_out = split(dataset.recordings, share, training.seed, lengths)
+    if config.growing:
+        train, held_out = split_growing(dataset.recordings, share, training.seed)
+    else:
+        train, held_out = split(dataset.recordings, share, training.seed, lengths)
     check_measurable(dataset, held_out, config.world.context)
     contexts = starting_contexts(
         dataset, held_out, config.world.context, config.starts, training.seed
     )
     recordings, frames = len(np.unique(dataset.recordings)), int(lengths.sum())
-    held = HeldOut(share, training.seed, len(dataset), recordings, frames)
+    held = HeldOut(share, training.seed, len(dataset), recordings, frames, config.growing)
     spec = _spec(dataset, held)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)
@@ -166,13 +172,15 @@ def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks:
     for name in ("compile", "activation_checkpointing", "sharding"):
         setup[f"training.{name}"] = training.pop(name)
     setup["training.flow.accumulate"] = training["flow"].pop("accumulate")
-    settings = {
+    settings: dict[str, Any] = {
         "world": asdict(config.world),
         "initial_world": config.initial_world,
         "starts": config.starts,
         "training": training,
         "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
     }
+    if config.growing:  # runs of before there was a choice do not say
+        settings["data"]["growing"] = True
     first = "joint" if config.training.is_joint else "codec"
     progress = start_or_continue(folder, settings, setup, first)
     save_config(config, folder)
