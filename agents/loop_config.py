@@ -32,12 +32,14 @@ class CollectionConfig:
         agent_probability: share of the later rounds' episodes that the agent plays; chance plays
             the others.
         sticky: of chance, the probability of repeating the last action.
+        weights: of chance, how often it draws each discrete action; null: all alike.
     """
 
     first_steps: int = 2_000
     round_steps: int = 1_000
     agent_probability: float = 0.7
     sticky: float = 0.5
+    weights: list[float] | None = None
 
     def __post_init__(self) -> None:
         if min(self.first_steps, self.round_steps) < 1:
@@ -52,8 +54,14 @@ class CollectionConfig:
     def policy(self, agent: str | None) -> PolicyConfig:
         """What acts in a round; chance alone where there is no agent."""
         if agent is None:
-            return PolicyConfig(sticky=self.sticky)
-        return PolicyConfig("mixture", self.sticky, agent, None, self.agent_probability)
+            return PolicyConfig(sticky=self.sticky, weights=self.weights)
+        return PolicyConfig(
+            "mixture",
+            self.sticky,
+            self.weights,
+            agent=agent,
+            agent_probability=self.agent_probability,
+        )
 
 
 @dataclass
