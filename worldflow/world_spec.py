@@ -13,6 +13,7 @@ from worldflow.denoiser import DenoiserConfig
 from worldflow.errors import ConfigError
 from worldflow.flow.flow import FlowConfig
 from worldflow.heads import HeadsConfig
+from worldflow.text.spec import TextSpec
 
 
 @dataclass
@@ -22,7 +23,7 @@ class WorldConfig:
     Attributes:
         sigma: standard deviation of the noise on unit-scale latents, a constant of the world.
         context: K, frames of a real episode from which a dream starts.
-        condition: size of the vector that an action becomes.
+        condition: size of the vector that action and text become.
     """
 
     sigma: float = 0.3
@@ -71,6 +72,7 @@ class WorldSpec:
         source: how to make the real env again, as its dataset says.
         reward_range: smallest and largest reward of the data.
         held_out: the episodes that measurements must use.
+        text: how captions were encoded; None: it learned without.
     """
 
     action_spec: ActionSpec
@@ -79,6 +81,7 @@ class WorldSpec:
     source: dict[str, Any]
     reward_range: tuple[float, float]
     held_out: HeldOut
+    text: TextSpec | None = None
 
 
 @dataclass(frozen=True)
