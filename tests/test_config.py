@@ -57,7 +57,7 @@ def test_paths_may_be_quoted() -> None:
         ),
         ("wrld.sigma=0.2", "did you mean 'world.sigma'?"),
         ("sigma=0.2", "did you mean 'world.sigma'?"),
-        ("xyzzy=1", "the keys here are data, world, initial_world, training, resume, out"),
+        ("xyzzy=1", "the keys here are data, world, initial_world, text, training, resume, out"),
         ("world=smal", "unknown choice 'world=smal'; did you mean 'small'?"),
         ("training=xyzzy", "choose one of"),
         ("agent=runs/agent", "unknown key 'agent.path'"),

@@ -15,7 +15,7 @@ from worldflow.flow.affine import Affine
 TARGETS = ("text", "actions", "both")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guidance:
     """How far a dream is driven towards what it is conditioned on.
 
