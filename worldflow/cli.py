@@ -69,6 +69,9 @@ COMMANDS = {
     "calibrate": Command(
         "calibrate", "worldflow.calibrate:main", "measure anew what a world finds typical"
     ),
+    "generate": Command(
+        "generate", "worldflow.generation.generate:main", "video from a prompt, an image or a clip"
+    ),
     "train-agent": Command(
         "train_agent", "worldflow.agents.train:main", "train an agent inside a world"
     ),

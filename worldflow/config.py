@@ -22,9 +22,10 @@ SHORTHANDS = {
     "from": "initial_world",
     "codec": "training.codec_mode",
     "detection": "detection.enabled",
+    "guidance": "guidance.weight",
 }
-# Paths too: taken as they are, whatever characters they hold.
-PLAIN_PATHS = ("src", "dst", "resume")
+# Paths and sentences too: taken as they are, whatever characters they hold.
+PLAIN_PATHS = ("src", "dst", "resume", "prompt", "image", "video", "actions", "caption")
 
 Config = TypeVar("Config")
 

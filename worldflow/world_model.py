@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +14,11 @@ from worldflow.conditioning import Conditioning
 from worldflow.denoiser import Denoiser, tweedie
 from worldflow.errors import DataError, MissingHeadError
 from worldflow.flow.flow import Flow
-from worldflow.flow.guidance import Guidance, Unconditional
+from worldflow.flow.guidance import Guidance
 from worldflow.heads import RewardHead, TerminationHead
-from worldflow.randomness import Generators, fixed, normal, uniform
-from worldflow.scoring import dreamed_scores, flow_output, score_video
+from worldflow.randomness import Generators, fixed, normal
+from worldflow.scoring import flow_output, score_video
+from worldflow.stepping import dream_frame, empty_state, no_action, observe_frames
 from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
 from worldflow.world_state import Prediction, Scores, WorldState
 
@@ -139,19 +139,8 @@ class WorldModel(nn.Module):
             ConfigError: guidance over what the world is not conditioned on.
         """
         self._check(frames, actions)
-        guidance = self.conditioning.check_guidance(guidance)
-        text = self.conditioning.texts(len(frames), text)
-        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
-        condition = self.conditioning(actions, known, text)
-        other = self.conditioning.without(actions, known, text, guidance)
-        flow = self.flow.empty_state(len(frames), guidance.active)
-        cache = self.denoiser.empty_cache(len(frames))
-        for t in range(frames.shape[1]):
-            away = None if other is None else Unconditional(other[:, t], guidance.weight)
-            flow, _ = self.flow.observe(flow, noisy[:, t], condition[:, t], away)
-            score, _, cache = self.denoiser.step(noisy[:, t], condition[:, t], cache)
-        latents = tweedie(noisy[:, -1], score, self.config.sigma)
-        return WorldState(flow, cache, latents, text, guidance)
+        generator = generator or fixed(len(frames))
+        return observe_frames(self, frames, actions, generator, known, text, guidance)
 
     @torch.inference_mode()
     def first_frame(
@@ -174,15 +163,9 @@ class WorldModel(nn.Module):
         Raises:
             DataError, ConfigError: see `initial_state`.
         """
-        guidance = self.conditioning.check_guidance(guidance)
-        text = self.conditioning.texts(batch, text)
-        spec, device = self.action_spec, self.conditioning.null.device
-        action = torch.from_numpy(np.zeros((batch, *spec.shape), spec.dtype)).to(device)
-        flow = self.flow.empty_state(batch, guidance.active)
-        empty = self.denoiser.empty_cache(batch)
-        state = WorldState(flow, empty, flow.hidden, text, guidance)
-        unknown = torch.zeros(batch, dtype=torch.bool, device=device)
-        return self.step(state, action, generator, temperature, unknown)
+        state = empty_state(self, batch, text, guidance)
+        unknown = torch.zeros(batch, dtype=torch.bool, device=state.latents.device)
+        return dream_frame(self, state, no_action(self, batch), generator, temperature, unknown)
 
     @torch.inference_mode()
     def step(
@@ -216,31 +199,7 @@ class WorldModel(nn.Module):
                 f"action has shape {tuple(action.shape)}, this state needs "
                 f"{(batch, *self.action_spec.shape)}"
             )
-        condition = self.conditioning.embed(action, known, state.text)
-        other = self.conditioning.without(action, known, state.text, state.guidance)
-        away = None if other is None else Unconditional(other, state.guidance.weight)
-        like = state.flow.hidden
-        z = temperature * normal(generator, batch, like.shape[1:], like=like)
-        flow, scored, sample = self.flow.step(state.flow, z, condition, guidance=away)
-        score, features, cache = self.denoiser.step(sample.noisy, condition, state.denoiser)
-        latents = tweedie(sample.noisy, score, self.config.sigma)
-        reward = terminated = probability = None
-        if self.reward_head is not None:
-            reward = self.reward_head.mean(self.reward_head(features))
-        if self.termination_head is not None:
-            probability = self.termination_head.probability(self.termination_head(features))
-            terminated = uniform(generator, batch, like=probability) < probability
-        prediction = Prediction(
-            **vars(dreamed_scores(self, scored)),
-            latents=latents,
-            decode=self.decode,
-            reward=reward,
-            terminated=terminated,
-            termination_probability=probability,
-            jacobi_iterations=sample.passes,
-            sequential_fallbacks=sample.fallbacks,
-        )
-        return WorldState(flow, cache, latents, state.text, state.guidance), prediction
+        return dream_frame(self, state, action, generator, temperature, known)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
