@@ -23,6 +23,8 @@ from worldflow.envs.policies import (
 from worldflow.envs.sources import FrameSource, SourceConfig, make_source
 from worldflow.errors import ConfigError
 
+STATE = "{state}"  # in a caption, what the environment says
+
 
 @dataclass
 class CollectConfig:
@@ -34,6 +36,8 @@ class CollectConfig:
         seed: episode i depends on the seed and i alone.
         out: folder of the dataset; None: `runs/data/NAME`, after the environment's id.
         policy: what acts.
+        caption: what each episode shows, in words; `{state}` stands for what the environment says
+            of the episode at its end, if it has a property `caption`. None: nothing is said.
         progress: whether to show a progress bar.
 
     Raises:
@@ -45,6 +49,7 @@ class CollectConfig:
     seed: int = 0
     out: str | None = None
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    caption: str | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -71,7 +76,9 @@ def collect(config: CollectConfig) -> EpisodeDataset:
         DataError: the folder holds data of other settings, or a damaged episode.
     """
     folder = output_folder(config)
+    settings = {} if config.caption is None else {"caption": config.caption}
     with contextlib.closing(make_source(config.source)) as env:
+        _check_caption(config, env)
         agent = load_agent(config.policy)
         policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
         metadata = DatasetMetadata(
@@ -80,7 +87,7 @@ def collect(config: CollectConfig) -> EpisodeDataset:
             frame_shape=env.frame_shape,
             fps=env.fps,
             seed=config.seed,
-            collect={"policy": describe_policy(config.policy, agent)},
+            collect={"policy": describe_policy(config.policy, agent), **settings},
         )
         writer = EpisodeWriter(folder, metadata)
         finished = _finished_steps(writer)
@@ -139,7 +146,27 @@ def record_episode(
         known=np.ones(len(frames), np.bool_),
         seed=seed,
         truncated=truncated,
+        caption=_caption(config, env),
     )
+
+
+def _check_caption(config: CollectConfig, env: FrameSource) -> None:
+    if config.caption is None:
+        return
+    if not config.caption.strip():
+        raise ConfigError("caption is empty; write what the episodes show, or null")
+    if STATE in config.caption and not hasattr(env.unwrapped, "caption"):
+        raise ConfigError(
+            f"caption={config.caption!r}, but {config.source.env_id} says nothing of its state; "
+            f"leave out {STATE}"
+        )
+
+
+def _caption(config: CollectConfig, env: FrameSource) -> str | None:
+    """Of the episode that has just ended."""
+    if config.caption is None or STATE not in config.caption:
+        return config.caption
+    return config.caption.replace(STATE, str(getattr(env.unwrapped, "caption")))  # noqa: B009
 
 
 def environment_seed(sequence: np.random.SeedSequence) -> int:

@@ -92,6 +92,13 @@ COMMANDS = {
         ("src", "dst"),
         sweeps=False,
     ),
+    "data merge": Command(
+        "data_merge",
+        "worldflow.data.merging:main",
+        "make one dataset of several, with captions",
+        ("dst",),
+        sweeps=False,
+    ),
     "data label": Command(
         "data_label", "worldflow.labelling.label:main", "infer the actions of videos", ("src",)
     ),
