@@ -157,8 +157,8 @@ def request_of(config: GenerateConfig, world: WorldModel, text: Tensor | None) -
         actions, known = no_actions(spec, config.length)
     else:
         actions, known = read_actions(config.actions, spec, config.length, len(frames))
-    given = (torch.from_numpy(array)[None] for array in (frames, actions, known))
-    return Request(*given, text, config.guidance, config.temperature)
+    start, led, are_known = (torch.from_numpy(array)[None] for array in (frames, actions, known))
+    return Request(start, led, are_known, text, config.guidance, config.temperature)
 
 
 def nearest_caption(
