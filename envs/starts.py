@@ -87,7 +87,7 @@ class Beginnings:
 
 def _frames(world: WorldModel, given: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(given, np.ndarray):
-        return read_start(given, world.frame_shape, "crop")
+        return read_start(given, world.frame_shape, "crop", world.config.reach)
     shape = (max(len(given), 1) if given.ndim else 1, *world.frame_shape)
     if given.shape != shape or given.dtype != np.uint8:
         raise DataError(

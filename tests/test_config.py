@@ -11,6 +11,7 @@ from worldflow.cli import COMMANDS
 from worldflow.config import choices, compose_config, groups_of, load_config
 from worldflow.envs.collect import CollectConfig
 from worldflow.errors import ConfigError
+from worldflow.generation.generate import GenerateConfig
 from worldflow.training.pretrain import PretrainConfig
 
 
@@ -76,6 +77,12 @@ def test_wrong_overrides_are_refused_with_a_remedy(override: str, message: str) 
         pretrain("data=x", "out=y", override)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sentences_are_taken_as_they_are_and_null_is_none() -> None:
+    config = load_config("generate", GenerateConfig, ["world=w", "prompt=a, b [c]", "image=null"])
+    assert config.prompt == "a, b [c]" and config.image is None
+    assert load_config("generate", GenerateConfig, ["world=w", "guidance=2"]).guidance.weight == 2.0
 
 
 def test_a_missing_value_is_named_in_its_shortest_form() -> None:

@@ -165,6 +165,8 @@ def sort_overrides(
             picked.append(text)
         elif raw.startswith("{"):  # several settings of a node at once
             values.append((name, _value(text)))
+        elif name in PLAIN_PATHS and raw == "null":
+            values.append((name, None))
         elif name in PLAIN_PATHS or name in SHORTHANDS:
             values.append((SHORTHANDS.get(name, name), raw.strip("'\"")))
         elif name in PATH_KEYS:

@@ -40,6 +40,17 @@ class WorldConfig:
         if self.context < 1:
             raise ConfigError(f"world.context is {self.context}; a dream needs a first frame")
 
+    @property
+    def reach(self) -> int:
+        """How many frames back a dreamed frame depends on.
+
+        What lies before changes nothing but where the sampler starts, within its tolerance.
+        A layer sees W - 1 earlier positions, and position t of the flow reads frame t - 1.
+        """
+        flow, denoiser = self.flow.global_block.past.depth, self.denoiser.transformer.depth
+        spans = flow * (self.flow.window - 1), denoiser * (self.denoiser.window - 1)
+        return max(spans) + 1
+
 
 @dataclass(frozen=True)
 class HeldOut:

@@ -109,6 +109,30 @@ def test_cold_dreams_do_not_depend_on_the_seed() -> None:
     assert not torch.equal(one.frames, warm.frames)
 
 
+def test_what_lies_beyond_the_reach_changes_nothing() -> None:
+    config = tiny_config()
+    config.flow.global_block.past.depth = 2
+    config.denoiser.transformer.depth = 3
+    config.flow.sampler.method = "sequential"  # Jacobi starts from the last frame's map
+    world = tiny_world(config=config).double()
+    reach = world.config.reach
+    assert reach == 2 * (3 - 1) + 1  # the denoiser's is 3 * (2 - 1) + 1
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (1, reach + 4, 64, 64, 3), generator=generator)
+    frames, actions = frames.to(torch.uint8), torch.zeros(1, reach + 4).long()
+    noise = world.noisy_latents(frames, generator)
+
+    def dream(first: int) -> torch.Tensor:
+        world.noisy_latents = lambda *_: noise[:, first:]  # type: ignore[method-assign]
+        unknown = torch.zeros(1, reach + 4 - first, dtype=torch.bool)
+        state = world.initial_state(frames[:, first:], actions[:, first:], known=unknown)
+        return world.step(state, torch.tensor([1]), torch.Generator().manual_seed(1))[1].latents
+
+    whole = dream(0)
+    torch.testing.assert_close(dream(4), whole)
+    assert not torch.allclose(dream(5), whole)
+
+
 def test_more_given_than_wanted_is_refused() -> None:
     world = tiny_world()
     with pytest.raises(DataError, match="9 frames are given and 9 wanted"):

@@ -115,7 +115,9 @@ def test_an_image_of_another_size_and_mode_is_the_first_frame(worlds: Path, out:
 
 def test_a_clip_is_continued(worlds: Path, out: Path) -> None:
     path = clip(out.with_name("clip.mp4"), 5)
-    assert run(worlds / "plain", out / "1", f"video={path}", length=7)["given"] == 5
+    # as far as the world looks back: a layer with a window of 3 frames
+    assert run(worlds / "plain", out / "1", f"video={path}", length=7)["given"] == 3
+    assert run(worlds / "plain", out / "5", f"video={path}", "context=5", length=7)["given"] == 5
     assert run(worlds / "plain", out / "2", f"video={path}", "context=2", length=7)["given"] == 2
 
 
@@ -231,7 +233,7 @@ def test_images_are_fitted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no squares, so 48 x 64"):
         read_image(tmp_path / "wide.png", (48, 64, 3), "crop")
     with pytest.raises(ConfigError, match="neither an image"):
-        read_start(tmp_path / "x.doc", SHAPE, "crop")
+        read_start(tmp_path / "x.doc", SHAPE, "crop", 1)
 
 
 def test_settings_have_defaults() -> None:

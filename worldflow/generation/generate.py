@@ -16,7 +16,7 @@ from torch import Tensor
 from worldflow.data.metadata import write_atomically
 from worldflow.data.resize import FITS
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.strips import enlarge, save_png
+from worldflow.evaluation.strips import save_png
 from worldflow.evaluation.video import write_video
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import DreamedVideo, Request, dream_video
@@ -54,7 +54,8 @@ class GenerateConfig:
             with it; null: as the world says.
         image: a picture as the first frame.
         video: a clip that is continued.
-        context: the last so many frames of the clip are given; null: all.
+        context: the last so many frames of the clip are given; null: as many as the world looks
+            back on, if the clip has them.
         fit: how pictures of other proportions become square: "crop", "stretch" or "pad".
         actions: file with the actions, one before each frame but the first or one for each frame
             that is made; null: they are unknown to the world.
@@ -146,13 +147,12 @@ def request_of(config: GenerateConfig, world: WorldModel, text: Tensor | None) -
     if config.image is not None:
         frames = read_image(config.image, shape, config.fit)
     elif config.video is not None:
-        frames = read_clip(config.video, shape, config.fit)
+        frames = read_clip(config.video, shape, config.fit, config.context or world.config.reach)
         if config.context is not None and len(frames) < config.context:
             raise DataError(
                 f"{config.video}: {len(frames)} frames, fewer than context={config.context}; give "
                 "a longer clip or a smaller context"
             )
-        frames = frames[-(config.context or len(frames)) :]
     if config.actions is None:
         actions, known = no_actions(spec, config.length)
     else:
@@ -184,7 +184,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     frames = dreamed.frames[0].numpy()
     scale = 2 * -(-HEIGHT // (2 * frames.shape[1]))  # even, as H.264 needs
-    write_video(folder / VIDEO, enlarge(frames, scale), world.spec.fps)
+    write_video(folder / VIDEO, frames, world.spec.fps, scale)
     save_png(folder / SHEET, contact_sheet(frames, given))
     likelihood, bits = dreamed.log_likelihood[0].tolist(), dreamed.bits_per_dim[0].tolist()
     made = likelihood[given:]

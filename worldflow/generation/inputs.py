@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,15 @@ from worldflow.errors import ConfigError, DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def read_start(path: str | Path, frame_shape: tuple[int, int, int], fit: str) -> np.ndarray:
-    """An image or a clip as the first frames of a video, see `read_image` and `read_clip`."""
+def read_start(
+    path: str | Path, frame_shape: tuple[int, int, int], fit: str, last: int
+) -> np.ndarray:
+    """An image or the `last` frames of a clip, see `read_image` and `read_clip`."""
     suffix = Path(path).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return read_image(path, frame_shape, fit)
     if suffix in VIDEO_SUFFIXES:
-        return read_clip(path, frame_shape, fit)
+        return read_clip(path, frame_shape, fit, last)
     raise ConfigError(
         f"{path}: neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a video "
         f"({', '.join(VIDEO_SUFFIXES)})"
@@ -50,8 +53,16 @@ def read_image(path: str | Path, frame_shape: tuple[int, int, int], fit: str) ->
     return _fitted(str(path), pixels, frame_shape, fit)[None]
 
 
-def read_clip(path: str | Path, frame_shape: tuple[int, int, int], fit: str) -> np.ndarray:
-    """All frames of a video as they come, whatever its rate, (K, H, W, 3) uint8.
+def read_clip(
+    path: str | Path, frame_shape: tuple[int, int, int], fit: str, last: int
+) -> np.ndarray:
+    """The last frames of a video as they come, whatever its rate, (K, H, W, 3) uint8.
+
+    Args:
+        path: of the video.
+        frame_shape: the world's.
+        fit: see `fit_frame`.
+        last: K, where the video has as many; else all.
 
     Raises:
         DataError: there is no such video, it has no frames, or is damaged.
@@ -60,7 +71,7 @@ def read_clip(path: str | Path, frame_shape: tuple[int, int, int], fit: str) -> 
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such video")
-    frames = (frame.pixels for frame in read_frames(path))
+    frames = deque((frame.pixels for frame in read_frames(path)), maxlen=last)
     return np.stack([_fitted(str(path), pixels, frame_shape, fit) for pixels in frames])
 
 
