@@ -109,7 +109,7 @@ def _encode(
     stream.pix_fmt = pixels
     stream.options = {**options}
     for frame in frames:
-        pixels = np.ascontiguousarray(enlarge(frame, scale))
-        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        enlarged = np.ascontiguousarray(enlarge(frame, scale))
+        picture = av.VideoFrame.from_ndarray(enlarged, format="rgb24")
         container.mux(stream.encode(picture))
     container.mux(stream.encode())
