@@ -137,7 +137,9 @@ class Passes:
         latents, noise = (torch.randn(shape, generator=generator) for _ in range(2))
         yes = torch.ones(1, clip, dtype=torch.bool)
         actions = torch.zeros(1, clip, dtype=torch.int64)
-        self._piece = Piece(Batch(latents, actions, yes, torch.zeros(1, clip), ~yes, yes), noise)
+        none = torch.zeros(1, 0)
+        batch = Batch(latents, actions, yes, torch.zeros(1, clip), ~yes, yes, none)
+        self._piece = Piece(batch, noise)
         self._counts = Counts(clip, max(clip - 1, 1))
         self.trained = [p for p in self.world.parameters() if p.requires_grad]
 

@@ -27,6 +27,8 @@ from worldflow.envs.policy_config import PolicyConfig
 from worldflow.envs.sources import FrameSource, SourceConfig, make_source
 from worldflow.errors import ConfigError
 
+STATE = "{state}"  # in a caption, what the environment says
+
 
 @dataclass
 class CollectConfig:
@@ -39,6 +41,8 @@ class CollectConfig:
         out: folder of the dataset; None: `runs/data/NAME`, after the environment's id.
         policy: what acts.
         workers: processes that record side by side; the dataset is the same.
+        caption: what each episode shows, in words; `{state}` stands for what the environment says
+            of the episode at its end, if it has a property `caption`. None: nothing is said.
         progress: whether to show a progress bar.
 
     Raises:
@@ -51,6 +55,7 @@ class CollectConfig:
     out: str | None = None
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     workers: int = 1
+    caption: str | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -78,7 +83,9 @@ def collect(config: CollectConfig) -> EpisodeDataset:
         DataError: the folder holds data of other settings, or a damaged episode.
     """
     folder = output_folder(config)
+    settings = {} if config.caption is None else {"caption": config.caption}
     with contextlib.closing(make_source(config.source)) as env:
+        _check_caption(config, env)
         agent = load_agent(config.policy)
         policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
         metadata = DatasetMetadata(
@@ -87,7 +94,7 @@ def collect(config: CollectConfig) -> EpisodeDataset:
             frame_shape=env.frame_shape,
             fps=env.fps,
             seed=config.seed,
-            collect={"policy": describe_policy(config.policy, agent)},
+            collect={"policy": describe_policy(config.policy, agent), **settings},
         )
         record_episodes(env, policy, config, EpisodeWriter(folder, metadata))
     return EpisodeDataset(folder)
@@ -174,6 +181,7 @@ def record_episode(
         known=np.ones(len(frames), np.bool_),
         seed=seed,
         truncated=truncated,
+        caption=_caption(config, env),
     )
 
 
@@ -183,6 +191,25 @@ def _recorder(config: CollectConfig) -> Callable[[int], Episode]:
     agent = load_agent(config.policy)
     policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
     return lambda index: record_episode(env, policy, config, index)
+
+
+def _check_caption(config: CollectConfig, env: FrameSource) -> None:
+    if config.caption is None:
+        return
+    if not config.caption.strip():
+        raise ConfigError("caption is empty; write what the episodes show, or null")
+    if STATE in config.caption and not hasattr(env.unwrapped, "caption"):
+        raise ConfigError(
+            f"caption={config.caption!r}, but {config.source.env_id} says nothing of its state; "
+            f"leave out {STATE}"
+        )
+
+
+def _caption(config: CollectConfig, env: FrameSource) -> str | None:
+    """Of the episode that has just ended."""
+    if config.caption is None or STATE not in config.caption:
+        return config.caption
+    return config.caption.replace(STATE, str(getattr(env.unwrapped, "caption")))  # noqa: B009
 
 
 def environment_seed(sequence: np.random.SeedSequence) -> int:

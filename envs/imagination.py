@@ -12,6 +12,7 @@ import torch
 from worldflow.compiled import compile_step
 from worldflow.envs.reset_batches import reset_batches
 from worldflow.envs.spaces import observation_space
+from worldflow.envs.starts import Beginnings, Start
 from worldflow.envs.transition import Transition, no_scores
 from worldflow.errors import DataError
 from worldflow.novelty import RunningNovelty
@@ -37,6 +38,7 @@ class Imagination:
         observation: "frames", or "latents", with which no step runs the codec's decoder.
         novelty_window: the score `novelty` is that of so many last frames together.
         max_novelty: an episode is truncated where `novelty` is larger; None: never for this.
+        start: how episodes begin; None: from the world's contexts.
 
     Attributes:
         observation_space: of one row.
@@ -57,6 +59,7 @@ class Imagination:
         observation: str = "frames",
         novelty_window: int = 1,
         max_novelty: float | None = None,
+        start: Start | None = None,
     ) -> None:
         if num_envs < 1 or horizon < 1:
             raise ValueError(f"num_envs={num_envs} and horizon={horizon} must be at least 1")
@@ -70,7 +73,7 @@ class Imagination:
         self.observation = observation
         self.observation_space = observation_space(self.world, observation)
         self.world.require_heads()
-        self._contexts = self.world.context
+        self._beginnings = Beginnings(self.world, start or Start())
         self._device = next(self.world.parameters()).device
         self._blocks = self.world.config.flow.local_blocks + 1
         self.needs_reset = np.ones(num_envs, dtype=bool)
@@ -91,8 +94,8 @@ class Imagination:
 
     @property
     def num_contexts(self) -> int:
-        """How many starting contexts the world offers."""
-        return len(self._contexts.frames)
+        """How many starting contexts there are; none where the first frame is dreamed."""
+        return self._beginnings.count
 
     @property
     def frames(self) -> np.ndarray:
@@ -122,8 +125,8 @@ class Imagination:
             contexts: B indices of starting contexts; a row with None draws one.
 
         Returns:
-            The observations after the reset; scores are NaN and iterations 0, since no frame was
-            drawn.
+            The observations after the reset; scores are NaN and iterations 0, also where a prompt
+            had the first frame drawn.
 
         Raises:
             ValueError: a context index is out of range, or a list is not of length B.
@@ -133,23 +136,25 @@ class Imagination:
         contexts = self._per_row("contexts", contexts)
         for index in contexts:
             if index is not None and not 0 <= index < self.num_contexts:
-                raise ValueError(f"context {index} is not in 0..{self.num_contexts - 1}")
+                raise ValueError(
+                    f"context {index} is not in 0..{self.num_contexts - 1}"
+                    if self.num_contexts
+                    else "the first frame is dreamed from the prompt: there are no contexts"
+                )
         picks = np.zeros(self.num_envs, dtype=np.int64)
         generators: list[torch.Generator | None] = [None] * self.num_envs
         for row in np.flatnonzero(rows).tolist():
             generator = self._seed(row, seeds[row])
             # Drawn also where the caller chose, so that the noise that follows is the same.
-            drawn = int(torch.randint(self.num_contexts, (), generator=generator))
+            drawn = int(torch.randint(max(self.num_contexts, 1), (), generator=generator))
             chosen = contexts[row]
             picks[row] = drawn if chosen is None else chosen
             generators[row] = generator
             if self._running is not None:
                 self._running.reset(row)
         for together in reset_batches(rows, self._device):
-            fresh = self.world.initial_state(
-                self._tensor(self._contexts.frames[picks[together]]),
-                self._tensor(self._contexts.actions[picks[together]]),
-                [generators[row] for row in together.tolist()],
+            fresh = self._beginnings.begin(
+                picks[together], [generators[row] for row in together.tolist()], self.temperature
             )
             self._begin(together, np.flatnonzero(rows[together]), fresh)
         self.needs_reset = self.needs_reset & ~rows

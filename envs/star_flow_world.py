@@ -11,7 +11,9 @@ import numpy as np
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.rendering import Window
 from worldflow.envs.spaces import action_space
+from worldflow.envs.starts import Start
 from worldflow.envs.transition import Transition
+from worldflow.flow.guidance import Guidance
 from worldflow.world_model import WorldModel
 
 RENDER_MODES = ("rgb_array", "human")
@@ -48,9 +50,16 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
             with latents the codec's decoder runs only for what is rendered.
         novelty_window: `novelty` is that of so many last frames together.
         max_novelty: the episode is truncated where `novelty` is larger; None: never for this.
+        initial_frames: an image, a video or (K, H, W, 3) uint8 from which every episode begins,
+            instead of the world's contexts.
+        prompt: what every episode is about, for worlds that learned from captions; without
+            `initial_frames` its first frame is dreamed.
+        guidance: weight of classifier-free guidance, see docs/text.md; 0 costs nothing.
+        guidance_over: what it leads towards: "text", "actions" or "both".
 
     Raises:
         ValueError: an argument is out of range.
+        WorldflowError: frames or prompt cannot be used, see `worldflow.envs.starts`.
         WorldFormatError: the world cannot be loaded, or is not calibrated for these limits.
 
     Examples:
@@ -77,10 +86,15 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
         observation: str = "frames",
         novelty_window: int = 1,
         max_novelty: float | None = None,
+        initial_frames: str | Path | np.ndarray | None = None,
+        prompt: str | None = None,
+        guidance: float = 0.0,
+        guidance_over: str = "text",
     ) -> None:
         check_render_mode(render_mode)
+        start = Start(initial_frames, prompt, Guidance(guidance, guidance_over))
         self.imagination = Imagination(
-            world, 1, horizon, temperature, observation, novelty_window, max_novelty
+            world, 1, horizon, temperature, observation, novelty_window, max_novelty, start
         )
         self.render_mode = render_mode
         # A copy of the class's dictionary, since each world has its own rate.
@@ -97,7 +111,7 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode from one of the world's contexts.
+        """Start an episode, from one of the world's contexts unless the env was told otherwise.
 
         Args:
             seed: starts the env's stream of random numbers anew; None goes on with it.

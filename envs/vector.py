@@ -16,7 +16,9 @@ from worldflow.envs.imagination import Imagination
 from worldflow.envs.rendering import Window, tile
 from worldflow.envs.spaces import action_space
 from worldflow.envs.star_flow_world import RENDER_MODES, check_options, check_render_mode
+from worldflow.envs.starts import Start
 from worldflow.envs.transition import Transition
+from worldflow.flow.guidance import Guidance
 from worldflow.world_model import WorldModel
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -38,6 +40,10 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation: "frames" or "latents", as for the single env.
         novelty_window: as for the single env.
         max_novelty: as for the single env.
+        initial_frames: as for the single env.
+        prompt: as for the single env.
+        guidance: as for the single env.
+        guidance_over: as for the single env.
         max_episode_steps: Gymnasium's own time limit; the smaller of it and `horizon` counts.
         autoreset_mode: an `AutoresetMode` or its value. NEXT_STEP: the step after an episode's end
             ignores the row's action and returns the reset observation with reward 0. SAME_STEP: the
@@ -66,14 +72,19 @@ class StarFlowWorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation: str = "frames",
         novelty_window: int = 1,
         max_novelty: float | None = None,
+        initial_frames: str | Path | np.ndarray | None = None,
+        prompt: str | None = None,
+        guidance: float = 0.0,
+        guidance_over: str = "text",
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
         check_render_mode(render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         limit = horizon if max_episode_steps is None else min(horizon, max_episode_steps)
+        start = Start(initial_frames, prompt, Guidance(guidance, guidance_over))
         self.imagination = Imagination(
-            world, num_envs, limit, temperature, observation, novelty_window, max_novelty
+            world, num_envs, limit, temperature, observation, novelty_window, max_novelty, start
         )
         self.num_envs = num_envs
         self.render_mode = render_mode

@@ -11,6 +11,7 @@ from worldflow.cli import COMMANDS
 from worldflow.config import choices, compose_config, groups_of, load_config
 from worldflow.envs.collect import CollectConfig
 from worldflow.errors import ConfigError
+from worldflow.generation.generate import GenerateConfig
 from worldflow.training.pretrain import PretrainConfig
 
 
@@ -57,7 +58,10 @@ def test_paths_may_be_quoted() -> None:
         ),
         ("wrld.sigma=0.2", "did you mean 'world.sigma'?"),
         ("sigma=0.2", "did you mean 'world.sigma'?"),
-        ("xyzzy=1", "the keys here are data, world, initial_world, starts, training, resume, out"),
+        (
+            "xyzzy=1",
+            "the keys here are data, world, initial_world, starts, text, training, resume, out",
+        ),
         ("world=smal", "unknown choice 'world=smal'; did you mean 'small'?"),
         ("training=xyzzy", "choose one of"),
         ("agent=runs/agent", "unknown key 'agent.path'"),
@@ -76,6 +80,12 @@ def test_wrong_overrides_are_refused_with_a_remedy(override: str, message: str) 
         pretrain("data=x", "out=y", override)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sentences_are_taken_as_they_are_and_null_is_none() -> None:
+    config = load_config("generate", GenerateConfig, ["world=w", "prompt=a, b [c]", "image=null"])
+    assert config.prompt == "a, b [c]" and config.image is None
+    assert load_config("generate", GenerateConfig, ["world=w", "guidance=2"]).guidance.weight == 2.0
 
 
 def test_a_missing_value_is_named_in_its_shortest_form() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from worldflow.actions import ActionSpec
 from worldflow.codec import Codec, CodecConfig, reconstruction_loss, saliency
-from worldflow.conditioning import ActionConditioning
+from worldflow.conditioning import Conditioning
 from worldflow.data.frames import to_float, to_uint8
 from worldflow.denoiser import Denoiser, DenoiserConfig, tweedie
 from worldflow.errors import ConfigError, DataError
@@ -73,15 +73,15 @@ def test_reconstruction_loss_is_a_weighted_mean() -> None:
 
 
 def test_first_frame_has_no_action() -> None:
-    conditioning = ActionConditioning(ActionSpec("discrete", n=4), 6)
+    conditioning = Conditioning(ActionSpec("discrete", n=4), 6)
     one, two = torch.tensor([[0, 1, 2]]), torch.tensor([[3, 1, 2]])
     assert torch.equal(conditioning(one), conditioning(two))
     assert not torch.equal(conditioning(one), conditioning(one.flip(1)))
 
 
 def test_boxes_are_scaled_to_one() -> None:
-    narrow = ActionConditioning(ActionSpec("box", low=(-1.0,), high=(1.0,)), 6)
-    wide = ActionConditioning(ActionSpec("box", low=(0.0,), high=(100.0,)), 6)
+    narrow = Conditioning(ActionSpec("box", low=(-1.0,), high=(1.0,)), 6)
+    wide = Conditioning(ActionSpec("box", low=(0.0,), high=(100.0,)), 6)
     wide.load_state_dict(narrow.state_dict())
     torch.testing.assert_close(
         narrow.embed(torch.tensor([[-1.0], [0.0], [1.0]])),

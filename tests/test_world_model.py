@@ -98,7 +98,7 @@ def test_the_likelihood_of_a_dream_is_that_of_its_frames() -> None:
     noisy = list(world.noisy_latents(frames, generators(1)).unbind(1))
     drawn = []
     step = world.flow.step
-    world.flow.step = lambda *a: drawn.append(step(*a)) or drawn[-1]  # type: ignore
+    world.flow.step = lambda *a, **k: drawn.append(step(*a, **k)) or drawn[-1]  # type: ignore
     state = start(world, 1, 1)  # the same context with the same noise
     reported, actions = [], torch.tensor([[0, 1, 2, 0, 1]])
     for t in range(actions.shape[1]):

@@ -69,6 +69,9 @@ COMMANDS = {
     "calibrate": Command(
         "calibrate", "worldflow.calibrate:main", "measure anew what a world finds typical"
     ),
+    "generate": Command(
+        "generate", "worldflow.generation.generate:main", "video from a prompt, an image or a clip"
+    ),
     "train-agent": Command(
         "train_agent", "worldflow.agents.train:main", "train an agent inside a world"
     ),
@@ -92,6 +95,13 @@ COMMANDS = {
         "worldflow.data.convert:main",
         "write it as another format",
         ("src", "dst"),
+        sweeps=False,
+    ),
+    "data merge": Command(
+        "data_merge",
+        "worldflow.data.merging:main",
+        "make one dataset of several, with captions",
+        ("dst",),
         sweeps=False,
     ),
     "data label": Command(

@@ -1,4 +1,4 @@
-"""The action that leads to a frame, as the vector that conditions the model at that frame."""
+"""Action and text, as the vector that conditions the model at a frame."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import torch
 from torch import Tensor, nn
 
 from worldflow.actions import ActionSpec
-from worldflow.errors import DataError
+from worldflow.errors import ConfigError, DataError
+from worldflow.flow.guidance import Guidance
+from worldflow.text.spec import TextSpec
 
 
-class ActionConditioning(nn.Module):
+class Conditioning(nn.Module):
     """Embeds actions (B, T, ...) to (B, T, D); the first frame of a sequence has no action.
 
     Discrete actions have a table, boxes are scaled to [-1, 1] and projected. "none" and an action
     that is not known are the same learned vector as that of a first frame.
 
+    A world that knows text adds a vector of its projected embedding, the same in every frame, or a
+    learned one where there is no text: a row of zeros, which no text is encoded as.
+
     Args:
         spec: the kind and limits of the actions.
         width: D.
+        text: how texts were encoded; None: there are none.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, spec: ActionSpec, width: int) -> None:
+    def __init__(self, spec: ActionSpec, width: int, text: TextSpec | None = None) -> None:
         super().__init__()
-        self.spec, self.width = spec, width
+        self.spec, self.width, self.text = spec, width, text
         self.null = nn.Parameter(torch.randn(width))
         if spec.kind == "discrete":
             self.table = nn.Embedding(spec.n, width)
@@ -35,34 +41,99 @@ class ActionConditioning(nn.Module):
         self.register_buffer("low", torch.tensor(spec.low), persistent=False)
         self.register_buffer("high", torch.tensor(spec.high), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        if text is not None:
+            self.text_projection = nn.Linear(text.width, width)
+            self.text_null = nn.Parameter(torch.randn(width))
 
-    def forward(self, actions: Tensor, known: Tensor | None = None) -> Tensor:
+    def forward(
+        self, actions: Tensor, known: Tensor | None = None, text: Tensor | None = None
+    ) -> Tensor:
         """Whole sequences: `actions[:, t]` led to frame t; `actions[:, 0]` is not used.
 
         Args:
             actions: (B, T, ...).
             known: (B, T) bool, whether the action was recorded; None: all were.
+            text: (B, E), zeros where there is none; None: there is none at all.
         """
-        embedded = self.embed(actions, known)
-        first = self.initial(len(actions))[:, None]
+        embedded = self.embed(actions, known, None if text is None else text[:, None])
+        first = self.initial(len(actions), text)[:, None]
         return torch.cat((first, embedded[:, 1:]), dim=1)
 
-    def initial(self, batch: int) -> Tensor:
+    def initial(self, batch: int, text: Tensor | None = None) -> Tensor:
         """The condition of a first frame: (B, D)."""
-        return self.mlp(self.null).expand(batch, -1)
+        return self.mlp(self._with_text(self.null, text)).expand(batch, -1)
 
-    def embed(self, actions: Tensor, known: Tensor | None = None) -> Tensor:
-        """Actions (..., *spec.shape), known (...) or None for all, to (..., D)."""
+    def embed(
+        self, actions: Tensor, known: Tensor | None = None, text: Tensor | None = None
+    ) -> Tensor:
+        """Actions (..., *spec.shape), known (...) or None for all, text (..., E), to (..., D)."""
         if self.spec.kind == "discrete":
             vector = self.table(actions)
         elif self.spec.kind == "box":
             unit = 2.0 * (actions - self.low) / (self.high - self.low) - 1.0
             vector = self.projection(unit)
         else:
-            return self.mlp(self.null.expand(*actions.shape, -1))
-        if known is not None:
+            vector = self.null.expand(*actions.shape, -1)
+        if known is not None and self.spec.kind != "none":
             vector = torch.where(known[..., None], vector, self.null)
-        return self.mlp(vector)
+        return self.mlp(self._with_text(vector, text))
+
+    def texts(self, batch: int, text: Tensor | None) -> Tensor | None:
+        """Texts (B, E), checked; zeros for None. None where the world knows no text.
+
+        Raises:
+            DataError: text for a world that knows none, or of another shape.
+        """
+        if self.text is None:
+            if text is None:
+                return None
+            raise DataError(
+                "this world learned without captions; leave the text out, or pretrain with text=..."
+            )
+        shape = (batch, self.text.width)
+        if text is None:
+            return self.null.new_zeros(shape)
+        if tuple(text.shape) != shape:
+            raise DataError(f"text has shape {tuple(text.shape)}, needed is {shape}")
+        return text.to(self.null)
+
+    def check_guidance(self, guidance: Guidance | None) -> Guidance:
+        """The guidance, or none; raises ConfigError if it is over what the world does not know."""
+        guidance = guidance or Guidance()
+        for hidden, known, name in (
+            (guidance.hides_text, self.text is not None, "text"),
+            (guidance.hides_actions, self.spec.kind != "none", "actions"),
+        ):
+            if guidance.active and hidden and not known:
+                raise ConfigError(
+                    f"guidance.over={guidance.over}, but this world knows no {name}; choose what "
+                    "it was trained on, or no guidance"
+                )
+        return guidance
+
+    def without(
+        self, actions: Tensor, known: Tensor | None, text: Tensor | None, guidance: Guidance
+    ) -> Tensor | None:
+        """The conditions that guidance leads away from; None if there is no guidance.
+
+        They are of a step (B, ...) or of whole sequences (B, T, ...), as `actions` are.
+        """
+        if not guidance.active:
+            return None
+        lead = actions.shape[: actions.ndim - len(self.spec.shape)]
+        if guidance.hides_actions:
+            known = torch.zeros(lead, dtype=torch.bool, device=actions.device)
+        text = None if guidance.hides_text else text
+        return (self if len(lead) == 2 else self.embed)(actions, known, text)
+
+    def _with_text(self, vector: Tensor, text: Tensor | None) -> Tensor:
+        if self.text is None:
+            return vector
+        if text is None:
+            return vector + self.text_null
+        # unit vectors in E dimensions, so that each component has about unit variance
+        projected = self.text_projection(self.text.width**0.5 * text)
+        return vector + torch.where(text.any(dim=-1, keepdim=True), projected, self.text_null)
 
 
 def wrong_actions(actions: Tensor, spec: ActionSpec, rng: np.random.Generator) -> Tensor:

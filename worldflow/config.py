@@ -22,9 +22,10 @@ SHORTHANDS = {
     "from": "initial_world",
     "codec": "training.codec_mode",
     "detection": "detection.enabled",
+    "guidance": "guidance.weight",
 }
-# Paths too: taken as they are, whatever characters they hold.
-PLAIN_PATHS = ("src", "dst", "resume")
+# Paths and sentences too: taken as they are, whatever characters they hold.
+PLAIN_PATHS = ("src", "dst", "resume", "prompt", "image", "video", "actions", "caption")
 
 Config = TypeVar("Config")
 
@@ -164,6 +165,8 @@ def sort_overrides(
             picked.append(text)
         elif raw.startswith("{"):  # several settings of a node at once
             values.append((name, _value(text)))
+        elif name in PLAIN_PATHS and raw == "null":
+            values.append((name, None))
         elif name in PLAIN_PATHS or name in SHORTHANDS:
             values.append((SHORTHANDS.get(name, name), raw.strip("'\"")))
         elif name in PATH_KEYS:

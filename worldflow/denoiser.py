@@ -8,6 +8,7 @@ matching").
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -79,22 +80,52 @@ class Denoiser(nn.Module):
         return self.transformer.empty_cache(batch)
 
     def step(
-        self, noisy: Tensor, condition: Tensor, cache: WindowCache
+        self,
+        noisy: Tensor,
+        condition: Tensor,
+        cache: WindowCache,
+        following: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, WindowCache]:
         """One frame: noisy (B, N, C), condition (B, D); equals `forward` at that frame.
+
+        Args:
+            noisy: the frame.
+            condition: of the frame.
+            cache: of the frames before.
+            following: the frame behind it, of a denoiser that looks ahead; zeros at the end.
 
         Returns:
             prediction (B, N, C), features (B, N, width), and the cache one frame later.
 
         Raises:
-            ConfigError: the denoiser looks ahead, so it cannot step.
+            ConfigError: the denoiser looks ahead, so it cannot step without that frame.
         """
-        if self.config.lookahead:
+        inputs = noisy
+        if self.config.lookahead and following is not None:
+            inputs = torch.cat((noisy, following), dim=-1)
+        elif self.config.lookahead:
             raise ConfigError("a denoiser with lookahead=1 cannot step; pretrain with lookahead=0")
         cache = cache.clone()
         context = self.transformer.begin_step(condition, cache)
-        features = self.norm(self.transformer.step(self.embed(noisy), context))
+        features = self.norm(self.transformer.step(self.embed(inputs), context))
         return self.projection(features), features, cache.advanced()
+
+    def stream(self, noisy: Sequence[Tensor], condition: Tensor, sigma: float) -> Iterator[Tensor]:
+        """Denoise a clip of any length, frame by frame, with or without a look ahead.
+
+        Args:
+            noisy: T frames (B, N, C).
+            condition: (B, T, D).
+            sigma: of the noise.
+
+        Yields:
+            denoised latents (B, N, C) of each frame.
+        """
+        cache = self.empty_cache(len(condition))
+        for t, frame in enumerate(noisy):
+            following = noisy[t + 1] if t + 1 < len(noisy) else torch.zeros_like(frame)
+            score, _, cache = self.step(frame, condition[:, t], cache, following)
+            yield tweedie(frame, score, sigma)
 
 
 def tweedie(noisy: Tensor, prediction: Tensor, sigma: float) -> Tensor:

@@ -34,10 +34,14 @@ DECODED_AT_ONCE = 256  # frames
 
 
 def flow_output(
-    world: WorldModel, latents: Tensor, actions: Tensor, known: Tensor | None = None
+    world: WorldModel,
+    latents: Tensor,
+    actions: Tensor,
+    known: Tensor | None = None,
+    text: Tensor | None = None,
 ) -> FlowOutput:
-    """What the flow says of noisy latents (B, T, N, C) under actions (B, T, ...)."""
-    condition = world.conditioning(actions, known)
+    """What the flow says of noisy latents (B, T, N, C) under actions (B, T, ...), text (B, E)."""
+    condition = world.conditioning(actions, known, text)
     if latents.shape[1] <= FULL_FORWARD_FRAMES:
         return world.flow(latents, condition)
     state = world.flow.empty_state(len(latents))
@@ -54,6 +58,7 @@ def score_video(
     actions: Tensor,
     generator: Generators,
     known: Tensor | None = None,
+    text: Tensor | None = None,
 ) -> Scores:
     """Scores (B, T) of frames (B, T, H, W, 3) uint8 under actions (B, T, ...), see `Scores`.
 
@@ -63,9 +68,10 @@ def score_video(
         actions: `actions[:, t]` led to `frames[:, t]`.
         generator: of the noise on the latents.
         known: (B, T) bool, whether the action was recorded; None: all were.
+        text: (B, E), see `worldflow.text.encoder.embed`; None: none.
     """
     latents = world.codec.encode_frames(frames)
-    out = flow_output(world, world.add_noise(latents, generator), actions, known)
+    out = flow_output(world, world.add_noise(latents, generator), actions, known, text)
     previous = torch.cat((torch.zeros_like(out.noise[:, :1]), out.noise[:, :-1]), dim=1)
     return seen_scores(world, out, previous, token_detail(world, frames, latents))
 

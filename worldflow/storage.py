@@ -22,6 +22,7 @@ from worldflow.actions import ActionSpec
 from worldflow.calibration import REMEDY, UNCALIBRATED, Calibration
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import MissingHeadError, WorldflowError, WorldFormatError
+from worldflow.text.spec import TextSpec
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
@@ -188,6 +189,7 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
         for name in ("recordings", "frames"):  # worlds of before do not say
             values["held_out"].setdefault(name, None)
         values["held_out"].setdefault("growing", False)
+        text = values.setdefault("text", None)
         low, high = values["reward_range"]
         height, width, colours = values["frame_shape"]
         spec = WorldSpec(
@@ -197,12 +199,19 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             source=dict(values["source"]),
             reward_range=(float(low), float(high)),
             held_out=HeldOut(**values["held_out"]),
+            text=None if text is None else _text_spec(text),
         )
         _refuse_differences(values, _plain(asdict(spec)), "spec")
     except (KeyError, TypeError, ValueError, OmegaConfBaseException, WorldflowError) as error:
         first = str(error).splitlines()[0]
         raise WorldFormatError(f"{path}: a field is missing or unknown: {first}") from error
     return config, spec
+
+
+def _text_spec(values: dict[str, Any]) -> TextSpec:
+    encoder, digest, width = (values[name] for name in ("encoder", "digest", "width"))
+    examples = tuple(str(text) for text in values["examples"])
+    return TextSpec(str(encoder), str(digest), int(width), examples)
 
 
 def _refuse_differences(found: Any, understood: Any, where: str) -> None:

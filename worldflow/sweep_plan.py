@@ -128,7 +128,8 @@ def _setting(config_name: str, text: str) -> Setting:
             found.setdefault((name, True), []).append(value)
             continue
         [(key, parsed)] = others
-        literal = name in (*PLAIN_PATHS, *SHORTHANDS, *PATH_KEYS) and not value.startswith("{")
+        plain = name in (*PLAIN_PATHS, *SHORTHANDS, *PATH_KEYS)
+        literal = plain and parsed is not None and not value.startswith("{")
         written = QuotedString(str(parsed), Quote.single).with_quotes() if literal else value
         found.setdefault((key, False), []).append(written)
     if len(found) > 1:

@@ -14,6 +14,8 @@ from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
 from worldflow.heads import HeadsConfig
 from worldflow.novelty import SEEN
+from worldflow.text.spec import TextSpec
+from worldflow.text.words import WordEncoder
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
 
@@ -49,6 +51,7 @@ def tiny_world(
     frame_size: int = 64,
     seed: int = 0,
     config: WorldConfig | None = None,
+    captions: tuple[str, ...] = (),
 ) -> WorldModel:
     """A world of random weights with both heads, contexts and a calibration, in eval mode.
 
@@ -57,7 +60,9 @@ def tiny_world(
         frame_size: height and width.
         seed: of the weights and contexts.
         config: `tiny_config()` if None.
+        captions: that it knows, encoded by "words"; none: it knows no text.
     """
+    text = TextSpec("words", WordEncoder.digest, WordEncoder.width, captions) if captions else None
     action_spec = action_spec or ActionSpec("discrete", n=3)
     config = config or tiny_config()
     with torch.random.fork_rng():
@@ -69,6 +74,7 @@ def tiny_world(
             source={"env_id": "worldflow/Catch-v0"},
             reward_range=(-1.0, 1.0),
             held_out=HeldOut(0.1, 0, 10),
+            text=text,
         )
         world = WorldModel(config, spec)
     randomize(world, seed)

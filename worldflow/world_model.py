@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from worldflow.actions import ActionSpec
 from worldflow.calibration import UNCALIBRATED, Calibration
 from worldflow.codec import Codec
-from worldflow.conditioning import ActionConditioning
+from worldflow.conditioning import Conditioning
 from worldflow.denoiser import Denoiser, tweedie
 from worldflow.errors import DataError, MissingHeadError
 from worldflow.flow.flow import Flow
+from worldflow.flow.guidance import Guidance
 from worldflow.heads import RewardHead, TerminationHead
-from worldflow.randomness import Generators, fixed, normal, uniform
-from worldflow.scoring import dreamed_scores, flow_output, score_video
+from worldflow.randomness import Generators, fixed, normal
+from worldflow.scoring import flow_output, score_video
+from worldflow.stepping import dream_frame, empty_state, no_action, observe_frames
 from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
 from worldflow.world_state import Prediction, Scores, WorldState
 
@@ -44,7 +46,7 @@ class WorldModel(nn.Module):
         height, width, _ = spec.frame_shape
         self.codec = Codec(config.codec, (height, width))
         self.tokens, self.channels = self.codec.tokens, config.codec.channels
-        self.conditioning = ActionConditioning(spec.action_spec, config.condition)
+        self.conditioning = Conditioning(spec.action_spec, config.condition, spec.text)
         self.flow = Flow(config.flow, self.tokens, self.channels, config.condition)
         self.denoiser = Denoiser(config.denoiser, self.tokens, self.channels, config.condition)
         heads, features = config.heads, config.denoiser.transformer.width
@@ -112,7 +114,13 @@ class WorldModel(nn.Module):
 
     @torch.inference_mode()
     def initial_state(
-        self, frames: Tensor, actions: Tensor, generator: Generators | None = None
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        generator: Generators | None = None,
+        known: Tensor | None = None,
+        text: Tensor | None = None,
+        guidance: Guidance | None = None,
     ) -> WorldState:
         """The state after K real frames.
 
@@ -120,19 +128,44 @@ class WorldModel(nn.Module):
             frames: (B, K, H, W, 3) uint8.
             actions: (B, K, ...); `actions[:, t]` led to `frames[:, t]`, `actions[:, 0]` is unused.
             generator: of the noise on the latents; None: a fixed seed for each row.
+            known: (B, K) bool, whether the action is known; None: all are.
+            text: what the dreams are about, (B, E), see `worldflow.text.encoder.embed`; None: not
+                said.
+            guidance: of the frames to come; None: none.
 
         Raises:
-            DataError: frames of another size than the world's, or another number of actions.
+            DataError: frames of another size than the world's, another number of actions, or text
+                for a world that knows none.
+            ConfigError: guidance over what the world is not conditioned on.
         """
         self._check(frames, actions)
-        noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
-        condition = self.conditioning(actions)
-        flow = self.flow.empty_state(len(frames))
-        cache = self.denoiser.empty_cache(len(frames))
-        for t in range(frames.shape[1]):
-            flow, _ = self.flow.observe(flow, noisy[:, t], condition[:, t])
-            score, _, cache = self.denoiser.step(noisy[:, t], condition[:, t], cache)
-        return WorldState(flow, cache, tweedie(noisy[:, -1], score, self.config.sigma))
+        generator = generator or fixed(len(frames))
+        return observe_frames(self, frames, actions, generator, known, text, guidance)
+
+    @torch.inference_mode()
+    def first_frame(
+        self,
+        batch: int,
+        generator: Generators,
+        temperature: float = 1.0,
+        text: Tensor | None = None,
+        guidance: Guidance | None = None,
+    ) -> tuple[WorldState, Prediction]:
+        """Dream the first frame of each row, from nothing or from text; `step` goes on from it.
+
+        Args:
+            batch: B.
+            generator: as for `step`.
+            temperature: scales z.
+            text: as for `initial_state`.
+            guidance: as for `initial_state`.
+
+        Raises:
+            DataError, ConfigError: see `initial_state`.
+        """
+        state = empty_state(self, batch, text, guidance)
+        unknown = torch.zeros(batch, dtype=torch.bool, device=state.latents.device)
+        return dream_frame(self, state, no_action(self, batch), generator, temperature, unknown)
 
     @torch.inference_mode()
     def step(
@@ -141,6 +174,7 @@ class WorldModel(nn.Module):
         action: Tensor,
         generator: Generators,
         temperature: float = 1.0,
+        known: Tensor | None = None,
     ) -> tuple[WorldState, Prediction]:
         """Dream one frame of each row.
 
@@ -149,6 +183,8 @@ class WorldModel(nn.Module):
             action: (B, ...).
             generator: one for the batch or one a row, see `worldflow.randomness`.
             temperature: scales z.
+            known: (B,) bool, rows whose action is given; the others go on as video without actions
+                does. None: all are.
 
         Returns:
             the next state, and what happened. They are inference tensors: clone what autograd
@@ -163,29 +199,7 @@ class WorldModel(nn.Module):
                 f"action has shape {tuple(action.shape)}, this state needs "
                 f"{(batch, *self.action_spec.shape)}"
             )
-        condition = self.conditioning.embed(action)
-        like = state.flow.hidden
-        z = temperature * normal(generator, batch, like.shape[1:], like=like)
-        flow, scored, sample = self.flow.step(state.flow, z, condition)
-        score, features, cache = self.denoiser.step(sample.noisy, condition, state.denoiser)
-        latents = tweedie(sample.noisy, score, self.config.sigma)
-        reward = terminated = probability = None
-        if self.reward_head is not None:
-            reward = self.reward_head.mean(self.reward_head(features))
-        if self.termination_head is not None:
-            probability = self.termination_head.probability(self.termination_head(features))
-            terminated = uniform(generator, batch, like=probability) < probability
-        prediction = Prediction(
-            **vars(dreamed_scores(self, scored)),
-            latents=latents,
-            decode=self.decode,
-            reward=reward,
-            terminated=terminated,
-            termination_probability=probability,
-            jacobi_iterations=sample.passes,
-            sequential_fallbacks=sample.fallbacks,
-        )
-        return WorldState(flow, cache, latents), prediction
+        return dream_frame(self, state, action, generator, temperature, known)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -213,27 +227,42 @@ class WorldModel(nn.Module):
         return state.rows(index.to(state.latents.device))
 
     @torch.no_grad()
-    def score(self, frames: Tensor, actions: Tensor, generator: Generators | None = None) -> Scores:
+    def score(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        generator: Generators | None = None,
+        known: Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> Scores:
         """Scores (B, T) of real video: frames (B, T, H, W, 3) uint8, actions (B, T, ...).
 
         What is scored is y~, the frame's latents plus the world's noise. Without a generator each
         row's noise comes from the same fixed seed, so that a video has the same scores whatever
-        else is in the batch.
+        else is in the batch. `known` and `text` are as for `initial_state`.
 
         Raises:
             DataError: see `initial_state`.
         """
         self._check(frames, actions)
-        return score_video(self, frames, actions, generator or fixed(len(frames)))
+        text = self.conditioning.texts(len(frames), text)
+        return score_video(self, frames, actions, generator or fixed(len(frames)), known, text)
 
     @torch.no_grad()
     def log_prob(
-        self, frames: Tensor, actions: Tensor, generator: Generators | None = None
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        generator: Generators | None = None,
+        known: Tensor | None = None,
+        text: Tensor | None = None,
     ) -> Tensor:
-        """log p of each frame given its past and actions, (B, T) nats; see `score`."""
+        """log p of each frame given past, actions and text, (B, T) nats; see `score`."""
         self._check(frames, actions)
         noisy = self.noisy_latents(frames, generator or fixed(len(frames)))
-        return flow_output(self, noisy, actions).log_prob
+        return flow_output(
+            self, noisy, actions, known, self.conditioning.texts(len(frames), text)
+        ).log_prob
 
     @torch.no_grad()
     def denoise(

@@ -13,6 +13,7 @@ from worldflow.denoiser import DenoiserConfig
 from worldflow.errors import ConfigError
 from worldflow.flow.flow import FlowConfig
 from worldflow.heads import HeadsConfig
+from worldflow.text.spec import TextSpec
 
 
 @dataclass
@@ -22,7 +23,7 @@ class WorldConfig:
     Attributes:
         sigma: standard deviation of the noise on unit-scale latents, a constant of the world.
         context: K, frames of a real episode from which a dream starts.
-        condition: size of the vector that an action becomes.
+        condition: size of the vector that action and text become.
     """
 
     sigma: float = 0.3
@@ -38,6 +39,17 @@ class WorldConfig:
             raise ConfigError(f"world.sigma is {self.sigma}; it must be positive")
         if self.context < 1:
             raise ConfigError(f"world.context is {self.context}; a dream needs a first frame")
+
+    @property
+    def reach(self) -> int:
+        """How many frames back a dreamed frame depends on.
+
+        What lies before changes nothing but where the sampler starts, within its tolerance.
+        A layer sees W - 1 earlier positions, and position t of the flow reads frame t - 1.
+        """
+        flow, denoiser = self.flow.global_block.past.depth, self.denoiser.transformer.depth
+        spans = flow * (self.flow.window - 1), denoiser * (self.denoiser.window - 1)
+        return max(spans) + 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class WorldSpec:
         source: how to make the real env again, as its dataset says.
         reward_range: smallest and largest reward of the data.
         held_out: the episodes that measurements must use.
+        text: how captions were encoded; None: it learned without.
     """
 
     action_spec: ActionSpec
@@ -81,6 +94,7 @@ class WorldSpec:
     source: dict[str, Any]
     reward_range: tuple[float, float]
     held_out: HeldOut
+    text: TextSpec | None = None
 
 
 @dataclass(frozen=True)

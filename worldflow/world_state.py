@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.flow import FlowState
+from worldflow.flow.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,16 @@ class WorldState:
         flow: what the flow remembers.
         denoiser: what the denoiser remembers.
         latents: the last frame, denoised, (B, N, C); `WorldModel.decode` shows it.
+        text: what the dreams are about, (B, E), zeros where nothing was said; None in a world that
+            knows no text.
+        guidance: of every frame to come.
     """
 
     flow: FlowState
     denoiser: WindowCache
     latents: Tensor
+    text: Tensor | None = None
+    guidance: Guidance = field(default_factory=Guidance)
 
     def __len__(self) -> int:
         """B."""
@@ -34,7 +40,11 @@ class WorldState:
     def rows(self, index: Tensor) -> WorldState:
         """The rows `index` (B',) int64, in that order and as often as they are named."""
         return WorldState(
-            self.flow.rows(index), self.denoiser.rows(index), self.latents.index_select(0, index)
+            self.flow.rows(index),
+            self.denoiser.rows(index),
+            self.latents.index_select(0, index),
+            None if self.text is None else self.text.index_select(0, index),
+            self.guidance,
         )
 
     def assign(self, index: Tensor, other: WorldState) -> None:
@@ -42,19 +52,39 @@ class WorldState:
 
         In place, at a cost of these rows alone: for whoever holds the only reference to a state,
         under `torch.inference_mode`.
+
+        Raises:
+            ValueError: they are not of one world, or guided differently.
         """
+        self._check_alike(other)
         self.flow.assign(index, other.flow)
         self.denoiser.assign(index, other.denoiser)
         self.latents.index_copy_(0, index, other.latents)
+        if self.text is not None and other.text is not None:
+            self.text.index_copy_(0, index, other.text)
 
     @staticmethod
     def where(rows: Tensor, a: WorldState, b: WorldState) -> WorldState:
-        """Rows of `a` where `rows` (B,) bool is true, rows of `b` elsewhere."""
+        """Rows of `a` where `rows` (B,) bool is true, rows of `b` elsewhere.
+
+        Raises:
+            ValueError: they are not of one world, or guided differently.
+        """
+        a._check_alike(b)
+        text = None
+        if a.text is not None and b.text is not None:
+            text = torch.where(rows[:, None], a.text, b.text)
         return WorldState(
             FlowState.where(rows, a.flow, b.flow),
             WindowCache.where(rows, a.denoiser, b.denoiser),
             torch.where(rows[:, None, None], a.latents, b.latents),
+            text,
+            a.guidance,
         )
+
+    def _check_alike(self, other: WorldState) -> None:
+        if self.guidance != other.guidance or (self.text is None) != (other.text is None):
+            raise ValueError("dreams of two worlds or guidances cannot be rows of one state")
 
 
 @dataclass(frozen=True)

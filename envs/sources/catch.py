@@ -90,6 +90,16 @@ class CatchEnv(gym.Env[np.ndarray, np.int64]):
             reward = 1.0 if caught else -1.0
         return self._frame(), reward, terminated, False, {}
 
+    @property
+    def caption(self) -> str:
+        """Where the ball falls and, when it has landed, whether it is caught, in words."""
+        third = "left" if self.ball < 3 else "right" if self.ball > 4 else "middle"
+        words = f"the ball falls on the {third}"
+        if self.row < CELLS - 1:
+            return words
+        caught = self.paddle <= self.ball < self.paddle + self.paddle_width
+        return f"{words} and is {'caught' if caught else 'missed'}"
+
     def reseed(self, seed: int) -> None:
         """Draw the drifts of the running episode from another seed from now on."""
         self._np_random = np.random.default_rng(seed)

@@ -105,6 +105,12 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
         info = {"health": self._health()}
         return self._frame.copy(), float(self._tics - start), terminated, truncated, info
 
+    @property
+    def caption(self) -> str:
+        """What every episode shows, and how it ended, in words."""
+        end = "is hit" if self._over and self._tics < TIMEOUT_TICS else "survives"
+        return f"doom corridor, monsters shooting, the player {end}"
+
     def render(self) -> np.ndarray | None:
         """The current frame (64, 64, 3) uint8, or None without a render mode."""
         return self._frame.copy() if self.render_mode == "rgb_array" else None

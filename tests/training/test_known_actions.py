@@ -12,7 +12,7 @@ import torch
 from training_runs import tiny_pretraining, write_dataset
 
 from worldflow.actions import ActionSpec
-from worldflow.conditioning import ActionConditioning
+from worldflow.conditioning import Conditioning
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError, DataError
@@ -25,7 +25,7 @@ SPECS = [ActionSpec("discrete", n=3), ActionSpec("box", low=(-1.0,), high=(1.0,)
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
 def test_an_unknown_action_is_the_learned_null(spec: ActionSpec) -> None:
-    conditioning = ActionConditioning(spec, 8)
+    conditioning = Conditioning(spec, 8)
     actions = torch.ones((2, 4, *spec.shape), dtype=torch.int64 if spec.n else torch.float32)
     known = torch.tensor([[True, False, True, True], [True, True, False, False]])
     out, whole = conditioning(actions, known), conditioning(actions)
@@ -40,7 +40,7 @@ def test_an_unknown_action_is_the_learned_null(spec: ActionSpec) -> None:
 
 
 def test_without_actions_known_says_nothing() -> None:
-    conditioning = ActionConditioning(ActionSpec("none"), 8)
+    conditioning = Conditioning(ActionSpec("none"), 8)
     actions = torch.zeros(2, 3, dtype=torch.int64)
     hidden = torch.zeros(2, 3, dtype=torch.bool)
     assert torch.equal(conditioning(actions, hidden), conditioning(actions))

@@ -42,7 +42,7 @@ def cut_episodes(raw: RawEpisode, steps: Steps, cut: Cut) -> Iterator[Episode]:
             yield frame
 
     recording = raw.recording or raw.name
-    part = _Part()
+    part = _Part(raw.caption)
     for index, pixels in _kept(raw.name, counted(), cut):
         if len(part.frames) == cut.segment:
             yield part.episode(recording, truncated=False)
@@ -51,7 +51,7 @@ def cut_episodes(raw: RawEpisode, steps: Steps, cut: Cut) -> Iterator[Episode]:
         part.add(index, fit_frame(pixels, cut.size, cut.fit), step)
         if step.terminated:
             yield part.episode(recording, truncated=False)
-            part = _Part()
+            part = _Part(raw.caption)
     if not count:
         raise DataError(f"{raw.name}: holds no frames; remove it")
     reward, terminated = steps.after(part.index, count)
@@ -91,7 +91,8 @@ def _at_rate(name: str, frames: Iterator[RawFrame], fps: float) -> Iterator[tupl
 class _Part:
     """The episode that is being put together."""
 
-    def __init__(self) -> None:
+    def __init__(self, caption: str | None) -> None:
+        self.caption = caption
         self.index = -1  # among the recorded frames, of the last one
         self.frames: list[np.ndarray] = []
         self.steps: list[Step] = []
@@ -108,7 +109,7 @@ class _Part:
 
     def rest(self, first: Step) -> _Part:
         """A new part that begins with the last frame of this one."""
-        part = _Part()
+        part = _Part(self.caption)
         part.add(self.index, self.frames[-1], first)
         return part
 
@@ -123,4 +124,5 @@ class _Part:
             seed=0,
             truncated=truncated,
             recording=recording,
+            caption=self.caption,
         )

@@ -24,6 +24,7 @@ class Episode:
         truncated: whether the last frame is where a time limit cut the episode.
         recording: name of the recording that this is a part of, which other episodes may be parts
             of too; None: the episode is a recording of its own.
+        caption: what the whole episode shows, in words; None: nobody said.
 
     Raises:
         DataError: lengths or dtypes do not fit.
@@ -37,6 +38,7 @@ class Episode:
     seed: int
     truncated: bool
     recording: str | None = None
+    caption: str | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
@@ -44,6 +46,8 @@ class Episode:
                 "episode frames must be (T, H, W, 3) uint8, got "
                 f"{self.frames.shape} {self.frames.dtype}"
             )
+        if self.caption is not None and not self.caption.strip():
+            raise DataError("an episode's caption is empty; it must be words, or None")
         length = len(self.frames)
         if length == 0:
             raise DataError("an episode needs at least one frame")

@@ -3,7 +3,7 @@
 `actions[t]` led to `frames[t]`; `rewards[t]` and `terminated[t]` arrived with it. Index 0 of an
 episode is its reset frame, with a zero action, zero reward and `terminated` False. `known[t]` says
 whether the action was recorded; a file without it is of a time when all were. An episode that is a
-part of a longer recording names it.
+part of a longer recording names it, and one with a caption holds it.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class EpisodeWriter:
         facts: dict[str, Any] = {"seed": episode.seed, "truncated": episode.truncated}
         if episode.recording is not None:
             facts["recording"] = episode.recording
+        if episode.caption is not None:
+            facts["caption"] = episode.caption
         path = self._path(index)
         write_atomically(path, save(tensors, {"episode": json.dumps(facts, sort_keys=True)}))
         return path
@@ -114,6 +116,7 @@ class EpisodeDataset:
     Attributes:
         lengths: frames of each episode, (E,).
         recordings: of each episode, the number of the recording that it is (a part of), (E,).
+        captions: of each episode, None where it has none.
 
     Raises:
         DataError: the folder, `dataset.json` or all episodes are missing, or a file is damaged.
@@ -136,7 +139,8 @@ class EpisodeDataset:
             raise DataError(f"{self.folder} holds no episodes; run worldflow collect to its end")
         headers = [self._header(path) for path in self.paths]
         self.lengths = np.array([length for length, _ in headers], dtype=np.int64)
-        self._recordings = [name for _, name in headers]
+        self._recordings = [facts.recording for _, facts in headers]
+        self.captions = [facts.caption for _, facts in headers]
         numbers: dict[str | int, int] = {}
         for index, name in enumerate(self._recordings):
             numbers.setdefault(index if name is None else name, len(numbers))
@@ -176,8 +180,13 @@ class EpisodeDataset:
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
         arrays.setdefault("known", np.ones(stop - start, dtype=np.bool_))
-        truncated, recording = facts.truncated and stop == length, self._recordings[i]
-        return Episode(**arrays, seed=facts.seed, truncated=truncated, recording=recording)
+        return Episode(
+            **arrays,
+            seed=facts.seed,
+            truncated=facts.truncated and stop == length,
+            recording=self._recordings[i],
+            caption=self.captions[i],
+        )
 
     def steps_of(self, i: int) -> EpisodeSteps:
         """All but the frames of the i-th episode.
@@ -201,8 +210,8 @@ class EpisodeDataset:
     def fingerprint(self) -> str:
         """A digest that another dataset does not share.
 
-        It is of the metadata, the steps, first and last frames, and which are parts of a recording;
-        not of where the recordings lay that were imported.
+        It is of the metadata, the steps, first and last frames, captions, and which are parts of a
+        recording; not of where the recordings lay that were imported.
 
         Raises:
             DataError: a file is damaged.
@@ -219,16 +228,18 @@ class EpisodeDataset:
                 digest.update(self.read(index, frame, frame + 1).frames.tobytes())
         if len(np.unique(self.recordings)) < len(self):
             digest.update(self.recordings.tobytes())
+        if any(caption is not None for caption in self.captions):
+            digest.update(json.dumps(self.captions).encode())
         return digest.hexdigest()[:16]
 
-    def _header(self, path: Path) -> tuple[int, str | None]:
-        """Length and recording of one episode file, its header checked against the dataset's."""
+    def _header(self, path: Path) -> tuple[int, _Facts]:
+        """Length and facts of one episode file, its header checked against the dataset's."""
         try:
             with safe_open(path, framework="numpy") as file:
                 keys = set(file.keys()) | {"known"}
                 if keys != set(TENSORS):
                     raise _damaged(path, f"holds {sorted(file.keys())}, needs {list(TENSORS)}")
-                recording = _facts(path, file.metadata()).recording
+                facts = _facts(path, file.metadata())
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
@@ -243,7 +254,7 @@ class EpisodeDataset:
         for name in shapes:
             if shapes[name] != expected[name] or length == 0:
                 raise _damaged(path, f"{name} is {shapes[name]}, must be {expected[name]}")
-        return int(length), recording
+        return int(length), facts
 
 
 class _Facts(NamedTuple):
@@ -252,14 +263,16 @@ class _Facts(NamedTuple):
     seed: int
     truncated: bool
     recording: str | None
+    caption: str | None
 
 
 def _facts(path: Path, metadata: dict[str, str] | None) -> _Facts:
     """From the metadata of a file's header."""
     try:
         facts = json.loads((metadata or {})["episode"])
-        seed, truncated, recording = facts["seed"], facts["truncated"], facts.get("recording")
-        return _Facts(int(seed), bool(truncated), None if recording is None else str(recording))
+        seed, truncated = int(facts["seed"]), bool(facts["truncated"])
+        texts = (facts.get(name) for name in ("recording", "caption"))
+        return _Facts(seed, truncated, *(None if text is None else str(text) for text in texts))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"its header's `episode` cannot be read: {error!r}"
         raise _damaged(path, reason) from error

@@ -14,6 +14,7 @@ import numpy as np
 
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeWriter
+from worldflow.data.formats.captions import CAPTION_SUFFIX
 from worldflow.data.formats.extras import load_extra
 from worldflow.data.metadata import DatasetMetadata, write_atomically
 from worldflow.errors import DataError
@@ -64,6 +65,9 @@ class _FolderWriter:
         if self.metadata.has_terminations:
             arrays["terminated"] = episode.terminated
         self._write(self._path(index), episode.frames, arrays)
+        if episode.caption is not None and CAPTION_SUFFIX in self.suffixes:
+            text = self._path(index).with_suffix(CAPTION_SUFFIX)
+            write_atomically(text, f"{episode.caption}\n".encode())
         return self._path(index)
 
     def remove(self, index: int) -> None:
@@ -106,9 +110,9 @@ class Hdf5Writer(_FolderWriter):
 
 
 class VideoWriter(_FolderWriter):
-    """A lossless video (FFV1 in Matroska) and, where there are steps, an .npz beside it."""
+    """A lossless video (FFV1 in Matroska), its caption and, where there are steps, an .npz."""
 
-    suffixes = (".mkv", ".npz")
+    suffixes = (".mkv", ".npz", CAPTION_SUFFIX)
 
     def _write(self, path: Path, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         if arrays and len(frames) > 1:

@@ -50,24 +50,26 @@ def beside(columns: Mapping[str, np.ndarray], scale: int = 4) -> np.ndarray:
     return canvas
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+def write_video(path: Path, frames: np.ndarray, fps: float, scale: int = 1) -> None:
     """Write an mp4 that any player opens (H.264, yuv420p), whole or not at all.
 
     Args:
         path: ends in `.mp4`; its folder exists.
-        frames: (T, H, W, 3) uint8 with even H and W.
+        frames: (T, H, W, 3) uint8; `scale` times H and W must be even.
         fps: frames a second.
+        scale: whole factor of enlargement, without smoothing.
 
     Raises:
         ValueError: no frames, odd sizes, or fps not positive.
     """
-    if frames.ndim != 4 or len(frames) == 0 or frames.shape[1] % 2 or frames.shape[2] % 2:
+    odd = frames.ndim != 4 or any(side * scale % 2 for side in frames.shape[1:3])
+    if odd or len(frames) == 0:
         raise ValueError(f"a video needs frames (T, H, W, 3) of even size, got {frames.shape}")
     if fps <= 0:
         raise ValueError(f"fps must be positive, got {fps}")
     temporary = path.with_name(f".{path.stem}.partial.mp4")
     with av.open(str(temporary), "w") as container:
-        _encode(container, "libx264", "yuv420p", H264, frames, fps)
+        _encode(container, "libx264", "yuv420p", H264, frames, fps, scale)
     temporary.replace(path)
 
 
@@ -99,13 +101,15 @@ def _encode(
     options: dict[str, str],
     frames: np.ndarray,
     fps: float,
+    scale: int = 1,
 ) -> None:
     stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
     assert isinstance(stream, VideoStream)
-    stream.height, stream.width = frames.shape[1:3]
+    stream.height, stream.width = (side * scale for side in frames.shape[1:3])
     stream.pix_fmt = pixels
     stream.options = {**options}
     for frame in frames:
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        enlarged = np.ascontiguousarray(enlarge(frame, scale))
+        picture = av.VideoFrame.from_ndarray(enlarged, format="rgb24")
         container.mux(stream.encode(picture))
     container.mux(stream.encode())

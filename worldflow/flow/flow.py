@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -14,7 +13,9 @@ from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, standard_normal_log_prob
 from worldflow.flow.block import GlobalBlock, GlobalConfig, LocalBlock
 from worldflow.flow.cache import WindowCache
+from worldflow.flow.guidance import Unconditional, guide
 from worldflow.flow.sampler import SamplerConfig, invert
+from worldflow.flow.state import FlowOutput, FlowSample, FlowState
 from worldflow.flow.transformer import TransformerConfig
 
 
@@ -42,86 +43,6 @@ class FlowConfig:
                 f"flow.window={self.window} must be positive, flow.local_blocks="
                 f"{self.local_blocks} not negative"
             )
-
-
-class FlowOutput(NamedTuple):
-    """What the forward direction says of each frame.
-
-    Attributes:
-        noise: z, of the shape of y~.
-        log_prob: log p(y~_t | y~_<t, a_<=t) in nats, one number a frame, exact.
-        log_scale: sum of log scale over all blocks of the frame, one number a frame. With the
-            entropy of the standard normal it estimates that of the prediction.
-        token_log_scale: the same for each token of the frame, (..., N).
-    """
-
-    noise: Tensor
-    log_prob: Tensor
-    log_scale: Tensor
-    token_log_scale: Tensor
-
-
-class FlowSample(NamedTuple):
-    """A sampled frame.
-
-    Attributes:
-        noisy: y~ (B, N, C).
-        passes: of each block, the global one first: (B, blocks) int64.
-        fallbacks: in how many blocks a row was inverted sequentially, as its iterates were not
-            finite: (B,) int64.
-    """
-
-    noisy: Tensor
-    passes: Tensor
-    fallbacks: Tensor
-
-
-@dataclass
-class FlowState:
-    """The past of each row.
-
-    Attributes:
-        cache: keys and values of the global block.
-        hidden: u of the last frame, (B, N, C); zeros before the first frame.
-        affines: the maps of the last frame, of the local blocks and then of the global one; the
-            identity before the first frame. From them the sampler starts.
-    """
-
-    cache: WindowCache
-    hidden: Tensor
-    affines: tuple[Affine, ...]
-
-    def rows(self, index: Tensor) -> FlowState:
-        """The rows `index` (B',)."""
-        return FlowState(
-            self.cache.rows(index),
-            self.hidden.index_select(0, index),
-            tuple(
-                Affine(affine.mu.index_select(0, index), affine.log_scale.index_select(0, index))
-                for affine in self.affines
-            ),
-        )
-
-    def assign(self, index: Tensor, other: FlowState) -> None:
-        """Overwrite the rows `index` (B',) by those of `other`, in order."""
-        self.cache.assign(index, other.cache)
-        self.hidden.index_copy_(0, index, other.hidden)
-        for mine, new in zip(self.affines, other.affines, strict=True):
-            mine.mu.index_copy_(0, index, new.mu)
-            mine.log_scale.index_copy_(0, index, new.log_scale)
-
-    @staticmethod
-    def where(rows: Tensor, a: FlowState, b: FlowState) -> FlowState:
-        """Rows of `a` where `rows` (B,) is true, rows of `b` elsewhere."""
-        mask = rows[:, None, None]
-        return FlowState(
-            WindowCache.where(rows, a.cache, b.cache),
-            torch.where(mask, a.hidden, b.hidden),
-            tuple(
-                Affine(torch.where(mask, x.mu, y.mu), torch.where(mask, x.log_scale, y.log_scale))
-                for x, y in zip(a.affines, b.affines, strict=True)
-            ),
-        )
 
 
 class Flow(nn.Module):
@@ -160,18 +81,27 @@ class Flow(nn.Module):
         tokens = local_tokens.reshape(noisy.shape[:3]) + _token_log_scale([affine], frames)
         return FlowOutput(noise, log_prob, log_scale, tokens)
 
-    def empty_state(self, batch: int) -> FlowState:
-        """The state before the first frame."""
+    def empty_state(self, batch: int, guided: bool = False) -> FlowState:
+        """The state before the first frame; `guided`: one whose steps may be guided."""
         cache = self.global_block.past.empty_cache(batch)
         zeros = cache.keys.new_zeros(batch, self.tokens, self.channels)
-        return FlowState(cache, zeros, (Affine(zeros, zeros),) * (len(self.local_blocks) + 1))
+        affines = (Affine(zeros, zeros),) * (len(self.local_blocks) + 1)
+        return FlowState(cache, zeros, affines, cache if guided else None)
 
     def observe(
-        self, state: FlowState, noisy: Tensor, condition: Tensor
+        self,
+        state: FlowState,
+        noisy: Tensor,
+        condition: Tensor,
+        guidance: Unconditional | None = None,
     ) -> tuple[FlowState, FlowOutput]:
-        """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame."""
+        """Append a frame: noisy (B, N, C), condition (B, D). Equals `forward` at that frame.
+
+        `guidance` is for states whose steps are guided: its condition is remembered too.
+        """
         features, cache = self._read_past(state, condition)
-        return self._append(noisy, features, cache)
+        _, unguided = self._read_unguided(state, guidance)
+        return self._append(noisy, features, cache, unguided)
 
     def step(
         self,
@@ -179,6 +109,7 @@ class Flow(nn.Module):
         noise: Tensor,
         condition: Tensor,
         sampler: SamplerConfig | None = None,
+        guidance: Unconditional | None = None,
     ) -> tuple[FlowState, FlowOutput, FlowSample]:
         """Sample the next frame and append it.
 
@@ -187,33 +118,63 @@ class Flow(nn.Module):
         would give, without that pass. The sample is then scored like any other frame, so that its
         likelihood and the cache are exact whatever the sampler's tolerance.
 
+        With guidance the global block's map is that of `guide`; the likelihood stays that under
+        the condition alone.
+
         Args:
             state: the past; not changed.
             noise: z (B, N, C), already scaled by the temperature.
             condition: (B, D).
             sampler: how to invert; the config's by default.
+            guidance: None: none.
+
+        Raises:
+            ValueError: guidance, of a state that was not begun with it.
         """
         sampler = sampler or self.config.sampler
         features, cache = self._read_past(state, condition)
+        without, unguided = self._read_unguided(state, guidance)
+
+        def guided(x: Tensor) -> Affine:
+            affine = self.global_block.affine(x, features)
+            if guidance is None or without is None:
+                return affine
+            return guide(affine, self.global_block.affine(x, without), guidance.weight)
+
         blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [
             (block, block.order) for block in self._local_blocks()
         ]
-        blocks.append((lambda x: self.global_block.affine(x, features), self.global_block.order))
+        blocks.append((guided, self.global_block.order))
         x, passes, fallbacks = noise, [], []
         for (block, order), affine in zip(reversed(blocks), reversed(state.affines), strict=True):
             x, count, fallback = invert(block, x, affine.to_data(x), order, sampler)
             passes.append(count)
             fallbacks.append(fallback)
         sample = FlowSample(x, torch.stack(passes, dim=1), torch.stack(fallbacks, dim=1).sum(1))
-        return *self._append(x, features, cache), sample
+        return *self._append(x, features, cache, unguided), sample
 
     def _read_past(self, state: FlowState, condition: Tensor) -> tuple[Tensor, WindowCache]:
         """What is known of the next frame, and a copy of the cache with the last one in it."""
         cache = state.cache.clone()
         return self.global_block.read_past(state.hidden, condition, cache), cache
 
+    def _read_unguided(
+        self, state: FlowState, guidance: Unconditional | None
+    ) -> tuple[Tensor | None, WindowCache | None]:
+        """As `_read_past`, of the unconditional side."""
+        if guidance is None:
+            return None, None
+        if state.unguided is None:
+            raise ValueError("this state has no unconditional side: begin it with guided=True")
+        cache = state.unguided.clone()
+        return self.global_block.read_past(state.hidden, guidance.condition, cache), cache
+
     def _append(
-        self, noisy: Tensor, features: Tensor, cache: WindowCache
+        self,
+        noisy: Tensor,
+        features: Tensor,
+        cache: WindowCache,
+        unguided: WindowCache | None,
     ) -> tuple[FlowState, FlowOutput]:
         hidden, affines = self._local(noisy)
         affine = self.global_block.affine(hidden, features)
@@ -222,7 +183,8 @@ class Flow(nn.Module):
         log_scale = _log_scale(affines, noisy)
         log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
         out = FlowOutput(noise, log_prob, log_scale, _token_log_scale(affines, noisy))
-        return FlowState(cache.advanced(), hidden, affines), out
+        after = None if unguided is None else unguided.advanced()
+        return FlowState(cache.advanced(), hidden, affines, after), out
 
     def _local_blocks(self) -> list[LocalBlock]:
         return [block for block in self.local_blocks if isinstance(block, LocalBlock)]

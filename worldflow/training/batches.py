@@ -24,6 +24,7 @@ class Batch:
         rewards: (B, T).
         terminated: (B, T) bool.
         valid: (B, T) bool, False after an episode's end.
+        text: of each clip, (B, W), zeros where there is none; W is 0 in a world without text.
     """
 
     latents: Tensor
@@ -32,6 +33,7 @@ class Batch:
     rewards: Tensor
     terminated: Tensor
     valid: Tensor
+    text: Tensor
 
 
 class Episodes:
@@ -39,6 +41,7 @@ class Episodes:
 
     Attributes:
         latents: (T, N, C) of each episode, and so on for the others, see `Batch`.
+        text: of all episodes, (E, W).
     """
 
     latents: Arrays
@@ -46,6 +49,7 @@ class Episodes:
     known: list[np.ndarray]
     rewards: list[np.ndarray]
     terminated: list[np.ndarray]
+    text: np.ndarray
 
     def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
         """The clips of `clip` frames at (episode, first frame)."""
@@ -59,10 +63,12 @@ class Episodes:
             for name in ("actions", "known", "rewards", "terminated")
         }
         steps = {name: torch.from_numpy(values) for name, (values, _) in loaded.items()}
-        return {**steps, "valid": torch.from_numpy(loaded["actions"][1])}
+        text = torch.from_numpy(self.text[[index for index, _ in picks]])
+        return {**steps, "valid": torch.from_numpy(loaded["actions"][1]), "text": text}
 
-    def read_steps(self, dataset: EpisodeDataset) -> None:
-        """Take all but the latents from a dataset."""
+    def read_steps(self, dataset: EpisodeDataset, text: np.ndarray | None) -> None:
+        """Take all but the latents from a dataset; `text` (E, W) of its episodes, None: none."""
+        self.text = np.zeros((len(dataset), 0), np.float32) if text is None else text
         every = [dataset.steps_of(index) for index in range(len(dataset))]
         self.actions = [each.actions for each in every]
         self.known = [each.known for each in every]
@@ -76,11 +82,14 @@ class FrameEpisodes(Episodes):
     Args:
         codec: in eval mode when it is asked.
         dataset: whose frames are encoded.
+        text: of its episodes, (E, W); None: none.
     """
 
-    def __init__(self, codec: Codec, dataset: EpisodeDataset) -> None:
+    def __init__(
+        self, codec: Codec, dataset: EpisodeDataset, text: np.ndarray | None = None
+    ) -> None:
         self._codec, self._dataset = codec, dataset
-        self.read_steps(dataset)
+        self.read_steps(dataset, text)
 
     @torch.no_grad()
     def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:

@@ -125,3 +125,16 @@ def clip_noise(
     noise = normal(generators, len(generators), shape, like)
     hidden = uniform(generators, len(generators), like) < action_dropout
     return noise, known & ~hidden[:, None]
+
+
+def some_text(
+    generators: Sequence[torch.Generator | None], text: Tensor, text_dropout: float
+) -> Tensor:
+    """The texts (B, W) of B clips, zeros for the share `text_dropout` of them.
+
+    Nothing is drawn where there is no text, so that a world without learns as if this were not.
+    """
+    if not text.shape[1]:
+        return text
+    hidden = uniform(generators, len(generators), text) < text_dropout
+    return torch.where(hidden[:, None], 0.0, text)

@@ -12,13 +12,26 @@ from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
 from worldflow.training.batches import Episodes
 from worldflow.training.engine import Engine
-from worldflow.training.flow_gradients import Counts, FlowGradients, Piece, clip_noise
+from worldflow.training.flow_gradients import (
+    Counts,
+    FlowGradients,
+    Piece,
+    clip_noise,
+    some_text,
+)
 from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import STREAMS, StageConfig, row_generators
 from worldflow.training.order import EpochOrder
 from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
+
+
+def check_shares(where: str, action_dropout: float, text_dropout: float) -> None:
+    """Raises ConfigError unless both are shares."""
+    for name, share in (("action_dropout", action_dropout), ("text_dropout", text_dropout)):
+        if not 0.0 <= share <= 1.0:
+            raise ConfigError(f"{where}.{name} is {share}; it is a share, 0 to 1")
 
 
 @dataclass
@@ -30,6 +43,8 @@ class FlowTraining(StageConfig):
         head_weight: of the heads' losses beside the denoiser's.
         action_dropout: share of the clips whose actions are hidden, so that the world also learns
             to go on where they are not known.
+        text_dropout: share of the clips whose caption is hidden, likewise, independently of the
+            actions: guidance needs it.
         accumulate: pieces in which each rank computes its part of a batch, one after the other:
             with more of them a larger batch fits into memory.
     """
@@ -40,6 +55,7 @@ class FlowTraining(StageConfig):
     clip: int = 8
     head_weight: float = 0.3
     action_dropout: float = 0.1
+    text_dropout: float = 0.1
     accumulate: int = 1
 
     def __post_init__(self) -> None:
@@ -49,10 +65,7 @@ class FlowTraining(StageConfig):
                 f"training.flow.clip={self.clip} and training.flow.accumulate={self.accumulate} "
                 "must be positive"
             )
-        if not 0.0 <= self.action_dropout <= 1.0:
-            raise ConfigError(
-                f"training.flow.action_dropout is {self.action_dropout}; it is a share, 0 to 1"
-            )
+        check_shares("training.flow", self.action_dropout, self.text_dropout)
 
     @property
     def frames(self) -> int:
@@ -149,5 +162,6 @@ class FlowStage:
             generators = row_generators(self.seed, self.name, step, rows)
             dropout = self.config.action_dropout
             noise, batch.known = clip_noise(generators, (clip, *shape), batch.known, dropout)
+            batch.text = some_text(generators, batch.text, self.config.text_dropout)
             pieces.append(Piece(batch, noise))
         return Work(pieces, Counts.of(picks, self.dataset.lengths, clip))

@@ -45,7 +45,8 @@ class FlowValidation:
 
         All are per dimension; the bits are an upper bound.
 
-        Wrong actions are compared with the true ones where those are known. Pictures and a video
+        Wrong actions are compared with the true ones where those are known, and captions of other
+        clips with those of the clips that have another one. Pictures and a video
         show real frames, the same through the codec, and dreams.
         """
         device = next(world.parameters()).device
@@ -56,10 +57,11 @@ class FlowValidation:
         wrong = batch.actions
         if world.action_spec.has_alternatives:
             wrong = wrong_actions(batch.actions, world.action_spec, rng)
+        foreign = other_texts(batch.text).to(device)
         batch, wrong = on_device(batch, device), wrong.to(device)
         noisy = batch.latents + world.config.sigma * noise
 
-        nll = self._nll(world, noisy, batch.actions, batch.known)
+        nll = self._nll(world, noisy, batch.actions, batch.known, batch.text)
         figures = {"held_out_nll": _mean(nll, batch.valid)}
         frames = read_frames(self._dataset, picks, self._clips.clip).to(device)
         bits = pixel_bits(world, frames, noisy, -world.dimensions * nll)["total"]
@@ -69,16 +71,22 @@ class FlowValidation:
                 figures[f"nll_position/{t:02d}"] = _mean(nll[:, t], batch.valid[:, t])
         known = batch.valid & batch.known
         if world.action_spec.has_alternatives and known.any():
-            of_wrong = _mean(self._nll(world, noisy, wrong, batch.known), known)
+            of_wrong = _mean(self._nll(world, noisy, wrong, batch.known, batch.text), known)
             figures["held_out_nll_wrong_action"] = of_wrong
             figures["held_out_action_gap"] = of_wrong - _mean(nll, known)
+        told = batch.valid & (foreign != batch.text).any(dim=1)[:, None]
+        if told.any():
+            under_others = self._nll(world, noisy, batch.actions, batch.known, foreign)
+            figures["held_out_text_gap"] = _mean(under_others, told) - _mean(nll, told)
         figures |= self._denoiser_and_heads(world, noisy, noise, batch)
         logger.scalars(step, figures)
         self._show(world, picks, batch, step, logger)
 
-    def _nll(self, world: WorldModel, noisy: Tensor, actions: Tensor, known: Tensor) -> Tensor:
+    def _nll(
+        self, world: WorldModel, noisy: Tensor, actions: Tensor, known: Tensor, text: Tensor
+    ) -> Tensor:
         """Nats a latent of each frame, (B, T)."""
-        out = world.flow(noisy, world.conditioning(actions, known))
+        out = world.flow(noisy, world.conditioning(actions, known, text))
         return -out.log_prob / world.dimensions
 
     def _denoiser_and_heads(
@@ -106,7 +114,8 @@ class FlowValidation:
         rows = usable.nonzero().flatten()[:PICTURE_CLIPS].tolist()
         if not rows or world.config.denoiser.lookahead:  # one that looks ahead cannot step
             return
-        shown = self._dream(world, [picks[row] for row in rows], batch.actions[rows])
+        told = batch.text[rows] if world.spec.text is not None else None
+        shown = self._dream(world, [picks[row] for row in rows], batch.actions[rows], told)
         steps = np.arange(self._clips.clip) - world.config.context + 1  # 0: the last given frame
         enlarged = max(1, 64 // world.frame_shape[1])
         strips = [
@@ -119,20 +128,35 @@ class FlowValidation:
         logger.video(step, "real_codec_dream", beside(videos, scale), world.spec.fps)
 
     def _dream(
-        self, world: WorldModel, picks: list[tuple[int, int]], actions: Tensor
+        self,
+        world: WorldModel,
+        picks: list[tuple[int, int]],
+        actions: Tensor,
+        text: Tensor | None,
     ) -> dict[str, Tensor]:
         """Frames (B, T, H, W, 3): real, the codec's, and the dream under the same actions."""
         context, clip = world.config.context, self._clips.clip
         frames = [self._dataset.read(i, start, start + clip).frames for i, start in picks]
         real = torch.from_numpy(np.stack(frames)).to(actions.device)
         generator = torch.Generator().manual_seed(self._seed)
-        state = world.initial_state(real[:, :context], actions[:, :context], generator)
+        given = real[:, :context], actions[:, :context]
+        state = world.initial_state(*given, generator, text=text)
         dreamed = [*real[:, : context - 1].unbind(1), world.decode(state.latents)]
         for t in range(context, clip):
             state, _ = world.step(state, actions[:, t], generator)
             dreamed.append(world.decode(state.latents))
         shown = {"real": real, "codec": world.reconstruct(real), "dream": torch.stack(dreamed, 1)}
         return {label: values.cpu() for label, values in shown.items()}
+
+
+def other_texts(text: Tensor) -> Tensor:
+    """For each row of (B, W) the next row, cyclically, that is another text; itself if none is."""
+    rows = []
+    for k in range(len(text)):
+        following = torch.cat((text[k + 1 :], text[: k + 1]))
+        differs = (following != text[k]).any(dim=1) & following.any(dim=1)
+        rows.append(following[int(differs.int().argmax())] if differs.any() else text[k])
+    return torch.stack(rows)
 
 
 def _mean(values: Tensor, mask: Tensor) -> float:

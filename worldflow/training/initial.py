@@ -39,7 +39,8 @@ def start_from(world: WorldModel, path: str) -> None:
     """Copy the weights of the world at `path`; its codec's as they are, the others' as a start.
 
     The embedding of actions is made anew if the actions are of another kind (a world of action-free
-    video has none), and so is a head that it had not, or of other rewards.
+    video has none), that of text if another encoder gave it, and so is a head that it had not, or
+    of other rewards.
 
     Raises:
         ConfigError: it is built otherwise.
@@ -50,12 +51,14 @@ def start_from(world: WorldModel, path: str) -> None:
     if earlier.spec.reward_range != world.spec.reward_range:
         old = {name: value for name, value in old.items() if not name.startswith("reward_head.")}
     if earlier.action_spec != world.action_spec:
-        kept = ("conditioning.null", "conditioning.mlp.")
+        kept = ("conditioning.null", "conditioning.mlp.", "conditioning.text_")
         old = {
             name: value
             for name, value in old.items()
             if not name.startswith("conditioning.") or name.startswith(kept)
         }
+    if _encoder(earlier) != _encoder(world):
+        old = {n: value for n, value in old.items() if not n.startswith("conditioning.text_")}
     missing = [n for n in new if n not in old and not n.startswith(REPLACEABLE)]
     odd = [n for n in old if n not in new and not n.startswith(REPLACEABLE)]
     odd += [n for n in old if n in new and old[n].shape != new[n].shape]
@@ -65,3 +68,7 @@ def start_from(world: WorldModel, path: str) -> None:
             "give its settings: world=... as in its config.yaml"
         )
     world.load_state_dict({**new, **{name: old[name] for name in old if name in new}})
+
+
+def _encoder(world: WorldModel) -> str | None:
+    return None if world.spec.text is None else world.spec.text.digest

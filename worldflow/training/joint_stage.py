@@ -28,7 +28,14 @@ from worldflow.training.codec_frames import (
     set_scale,
 )
 from worldflow.training.engine import Engine
-from worldflow.training.flow_gradients import Counts, FlowGradients, Piece, clip_noise
+from worldflow.training.flow_gradients import (
+    Counts,
+    FlowGradients,
+    Piece,
+    clip_noise,
+    some_text,
+)
+from worldflow.training.flow_stage import check_shares
 from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import STREAMS, StageConfig, row_generators
@@ -50,6 +57,7 @@ class JointTraining(StageConfig):
         clip: frames of a training clip.
         head_weight: of the heads' losses beside the denoiser's.
         action_dropout: share of the clips whose actions are hidden, see `FlowTraining`.
+        text_dropout: share of the clips whose caption is hidden, see `FlowTraining`.
         prior_weight: of the flow's likelihood for the encoder; 1 makes it learn the bound itself.
         reconstruction_weight: of the weighted error of frames decoded at less noise than sigma, as
             they are shown, beside the bound in nats a dimension of the pixels. 0: the bound alone.
@@ -62,6 +70,7 @@ class JointTraining(StageConfig):
     clip: int = 8
     head_weight: float = 0.3
     action_dropout: float = 0.1
+    text_dropout: float = 0.1
     prior_weight: float = 1.0
     reconstruction_weight: float = 10.0
     saliency_weight: float = 30.0
@@ -70,10 +79,7 @@ class JointTraining(StageConfig):
         super().__post_init__()
         if self.clip < 2:
             raise ConfigError(f"training.joint.clip is {self.clip}; a past needs 2 frames or more")
-        if not 0.0 <= self.action_dropout <= 1.0:
-            raise ConfigError(
-                f"training.joint.action_dropout is {self.action_dropout}; it is a share, 0 to 1"
-            )
+        check_shares("training.joint", self.action_dropout, self.text_dropout)
         for name in ("prior_weight", "reconstruction_weight", "saliency_weight"):
             if getattr(self, name) < 0.0:
                 raise ConfigError(
@@ -119,6 +125,7 @@ class JointStage:
         held_out: indices of the episodes to measure on.
         seed: of all random choices.
         engine: computes the updates. The codec is small: it is never sharded.
+        text: of the dataset's episodes, (E, W); None: none.
 
     Attributes:
         measured: what is measured and saved, see `Engine.measured`.
@@ -139,6 +146,7 @@ class JointStage:
         held_out: np.ndarray,
         seed: int,
         engine: Engine | None = None,
+        text: np.ndarray | None = None,
     ) -> None:
         self.world, self.config, self.seed = world, config, seed
         self.dataset, self.engine = dataset, engine or Engine()
@@ -157,7 +165,7 @@ class JointStage:
 
         self.measured = self.engine.measured(world)
         clips = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
-        self.episodes = FrameEpisodes(self.measured.codec, dataset)
+        self.episodes = FrameEpisodes(self.measured.codec, dataset, text)
         self._validation = FlowValidation(self.episodes, dataset, clips, seed)
         self._gradients = FlowGradients(world, self.engine, config.head_weight)
         loss = JointCodecLoss(world.codec, world.config.sigma, config.reconstruction_weight > 0.0)
@@ -229,5 +237,6 @@ class JointStage:
         noise, steps["known"] = clip_noise(generators, (clip, *shape), steps["known"], dropout)
         # the decoder shows denoised latents, whose remaining error lies between 0 and sigma
         level = uniform(generators, len(own), like=noise).sqrt()
+        steps["text"] = some_text(generators, steps["text"], self.config.text_dropout)
         frames = read_frames(self.dataset, own, clip)
         return JointWork(frames, steps, noise, level, Counts.of(picks, self.dataset.lengths, clip))

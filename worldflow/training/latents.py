@@ -36,6 +36,7 @@ class LatentEpisodes(Episodes):
         dataset: whose frames are encoded.
         folder: where the file lies, or is written; all ranks must see it.
         ranks: that do it together; all must call this.
+        text: of its episodes, (E, W); None: none.
 
     Attributes:
         key: a digest of the codec's weights and of the data.
@@ -45,7 +46,12 @@ class LatentEpisodes(Episodes):
     """
 
     def __init__(
-        self, codec: Codec, dataset: EpisodeDataset, folder: Path, ranks: Ranks | None = None
+        self,
+        codec: Codec,
+        dataset: EpisodeDataset,
+        folder: Path,
+        ranks: Ranks | None = None,
+        text: np.ndarray | None = None,
     ) -> None:
         ranks = ranks or Ranks()
         file = LatentFile(folder, dataset.lengths, (codec.tokens, codec.config.channels))
@@ -55,7 +61,7 @@ class LatentEpisodes(Episodes):
         _complete(file, self.key, sums, codec, dataset, ranks)
         starts = np.concatenate(([0], np.cumsum(dataset.lengths)))
         self.latents = _Slices(file.read(), starts)
-        self.read_steps(dataset)
+        self.read_steps(dataset, text)
 
 
 def _complete(

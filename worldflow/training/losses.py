@@ -27,7 +27,7 @@ class FlowLoss(nn.Module):
 
     def forward(self, noisy: Tensor, batch: Batch) -> Tensor:
         """The sum over valid frames of noisy latents (B, T, N, C)."""
-        out = self.flow(noisy, self.conditioning(batch.actions, batch.known))
+        out = self.flow(noisy, self.conditioning(batch.actions, batch.known, batch.text))
         return -(out.log_prob * batch.valid).sum()
 
 
@@ -51,7 +51,7 @@ class DenoiserLoss(nn.Module):
             `denoiser`, of the mean squared error of each frame; `reward` and `termination`, if the
             world has their heads, over the frames that have a past.
         """
-        condition = self.conditioning(batch.actions, batch.known)
+        condition = self.conditioning(batch.actions, batch.known, batch.text)
         prediction, features = self.denoiser(noisy, condition)
         error = (prediction - target).square().mean(dim=(2, 3))
         sums = {"denoiser": (error * batch.valid).sum()}

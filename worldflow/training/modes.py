@@ -34,6 +34,7 @@ class Run:
         folder: of the run.
         engine: computes the updates.
         codec_is_given: whether the world has the codec of an earlier one, which stays as it is.
+        text: of the dataset's episodes, (E, W); None in a world without text.
     """
 
     world: WorldModel
@@ -44,6 +45,7 @@ class Run:
     folder: Path
     engine: Engine
     codec_is_given: bool
+    text: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
         codec_stage.freeze()
 
     engine.ranks.align(world.codec)
-    episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks)
+    episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks, run.text)
     if engine.ranks.main:
         warn_of_shifts(dataset, episodes.latents)
     flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
@@ -91,7 +93,7 @@ def train_jointly(run: Run, progress: Progress) -> Trained:
     """Codec, flow, denoiser and heads together."""
     training, engine, dataset = run.training, run.engine, run.dataset
     split = run.train, run.held_out
-    stage = JointStage(run.world, training.joint, dataset, *split, training.seed, engine)
+    stage = JointStage(run.world, training.joint, dataset, *split, training.seed, engine, run.text)
     if engine.ranks.main:
         warn_of_shifts(dataset, thumbnails(dataset))
     every = training.checkpoint_every

@@ -17,6 +17,8 @@ from worldflow.data.splitting import split, split_growing
 from worldflow.errors import ConfigError
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
+from worldflow.text.encoder import NAMES
+from worldflow.training.captions import EncodedCaptions, encode_captions
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
 from worldflow.training.completion import starting_contexts
@@ -42,6 +44,8 @@ class PretrainConfig:
             kept as it is, and `world` must be what it was built of. Null: random weights.
         starts: where dreams begin: "first", as held-out episodes do, or "random", anywhere in them,
             for games in which hours of play by chance never come to where rewards are.
+        text: encoder of the captions that the world is conditioned on, see
+            `worldflow.text.encoder.load_encoder`; null: captions are not used.
         training: how it is trained.
         growing: episodes will be added to the data and the world be trained on (`from=`): hold out
             episodes that stay held out then, see `worldflow.data.splitting.split_growing`.
@@ -55,6 +59,7 @@ class PretrainConfig:
     world: WorldConfig = field(default_factory=WorldConfig)
     initial_world: str | None = None
     starts: str = "first"
+    text: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     growing: bool = False
     resume: str | None = None
@@ -101,16 +106,22 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     )
     recordings, frames = len(np.unique(dataset.recordings)), int(lengths.sum())
     held = HeldOut(share, training.seed, len(dataset), recordings, frames, config.growing)
-    spec = _spec(dataset, held)
+    captions = None
+    if config.text is not None:
+        main = ranks.main
+        captions = ranks.share(encode_captions(config.text, dataset, folder) if main else None)
+    spec = _spec(dataset, held, captions)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)
         world = WorldModel(config.world, spec).to(ranks.device)
     if config.initial_world is not None:
         start_from(world, config.initial_world)
-    progress = ranks.share(_start(config, dataset, folder, ranks) if ranks.main else None)
+    start = _start(config, dataset, captions, folder, ranks) if ranks.main else None
+    progress = ranks.share(start)
     assert progress is not None
     engine, given = Engine(ranks, training), config.initial_world is not None
-    run = Run(world, training, dataset, train, held_out, folder, engine, given)
+    text = None if captions is None else captions.vectors
+    run = Run(world, training, dataset, train, held_out, folder, engine, given, text)
     trained = (train_jointly if training.is_joint else train_in_two_stages)(run, progress)
     if ranks.main:
         world = trained.world.eval()
@@ -152,7 +163,9 @@ def _check(config: PretrainConfig, ranks: Ranks) -> None:
         )
 
 
-def _spec(dataset: EpisodeDataset, held_out: HeldOut) -> WorldSpec:
+def _spec(
+    dataset: EpisodeDataset, held_out: HeldOut, captions: EncodedCaptions | None
+) -> WorldSpec:
     # the first reward of an episode stands for none
     rewards = np.concatenate([dataset.steps_of(index).rewards[1:] for index in range(len(dataset))])
     return WorldSpec(
@@ -162,16 +175,26 @@ def _spec(dataset: EpisodeDataset, held_out: HeldOut) -> WorldSpec:
         source=dataset.metadata.source,
         reward_range=(float(rewards.min()), float(rewards.max())),
         held_out=held_out,
+        text=None if captions is None else captions.spec,
     )
 
 
-def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks: Ranks) -> Progress:
+def _start(
+    config: PretrainConfig,
+    dataset: EpisodeDataset,
+    captions: EncodedCaptions | None,
+    folder: Path,
+    ranks: Ranks,
+) -> Progress:
     """Where the run in `folder` starts or continues, see `start_or_continue`."""
     training = asdict(config.training)
     setup: dict[str, Any] = {"ranks": ranks.size}
     for name in ("compile", "activation_checkpointing", "sharding"):
         setup[f"training.{name}"] = training.pop(name)
     setup["training.flow.accumulate"] = training["flow"].pop("accumulate")
+    if captions is None:  # then nothing depends on it
+        for stage in ("flow", "joint"):
+            del training[stage]["text_dropout"]
     settings: dict[str, Any] = {
         "world": asdict(config.world),
         "initial_world": config.initial_world,
@@ -181,6 +204,8 @@ def _start(config: PretrainConfig, dataset: EpisodeDataset, folder: Path, ranks:
     }
     if config.growing:  # runs of before there was a choice do not say
         settings["data"]["growing"] = True
+    if captions is not None:
+        settings["text"] = {"encoder": captions.spec.encoder, "digest": captions.spec.digest}
     first = "joint" if config.training.is_joint else "codec"
     progress = start_or_continue(folder, settings, setup, first)
     save_config(config, folder)
@@ -192,11 +217,14 @@ def _anywhere(config: PretrainConfig) -> PretrainConfig:
     initial = config.initial_world
     if initial is not None and Path(initial).exists():  # else it is a shipped world's name
         initial = str(Path(initial).resolve())
+    text = config.text
+    if text is not None and text not in NAMES:
+        text = str(Path(text).resolve())
     data = replace(config.data, path=str(Path(config.data.path).resolve()))
     if data.imported is not None:
         data = replace(data, imported=str(Path(data.imported).resolve()))
     out = str(Path(config.out).resolve())
-    return replace(config, data=data, initial_world=initial, resume=None, out=out)
+    return replace(config, data=data, initial_world=initial, text=text, resume=None, out=out)
 
 
 def _summary(training: TrainingConfig, progress: Progress) -> str:

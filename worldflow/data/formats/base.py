@@ -49,6 +49,7 @@ class RawEpisode:
         known: as actions, bool: whether each is recorded; None: all are.
         truncated: whether the last frame is where a time limit cut the episode.
         recording: name of the longer recording that this is a part of; None: of none.
+        caption: what it shows, in words; None: nobody said.
     """
 
     name: str
@@ -60,6 +61,7 @@ class RawEpisode:
     known: np.ndarray | None = None
     truncated: bool = False
     recording: str | None = None
+    caption: str | None = None
 
 
 class RawDataset(Protocol):

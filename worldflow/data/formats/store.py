@@ -78,6 +78,7 @@ class StoreEpisodes:
             known=steps.known,
             truncated=steps.truncated,
             recording=dataset.recording_of(index),
+            caption=dataset.captions[index],
         )
 
 

@@ -1,8 +1,9 @@
-"""The format "video": a folder of videos, each an episode, and action files beside them.
+"""The format "video": a folder of videos, each an episode, with actions and captions beside them.
 
 Videos are mp4, mkv, webm, avi or mov, of any length and rate, at any depth, in order of their
 paths; what is hidden is skipped. Row t of an action file (`worldflow.data.formats.action_files`) is
-the action taken while frame t was on screen.
+the action taken while frame t was on screen. A text file of the video's stem (`.txt`) says in words
+what the whole video shows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from worldflow.data.formats.action_files import ACTION_SUFFIXES, Steps, read_steps
 from worldflow.data.formats.base import Format, RawEpisode, readable
+from worldflow.data.formats.captions import CAPTION_SUFFIX, read_caption
 from worldflow.data.formats.decoding import VIDEO_SUFFIXES, open_video, read_frames
 from worldflow.data.formats.files import inside, visible
 from worldflow.data.formats.recorded_actions import infer_action_spec
@@ -41,9 +43,12 @@ class VideoFolder:
         self._root = path.parent if single else path
         self._videos: list[Path] = []
         self._beside: dict[Path, list[Path]] = {}
+        self._captions: dict[Path, Path] = {}
         for file in sorted(self._root.iterdir() if single else visible(path)):
             if file.suffix.lower() in ACTION_SUFFIXES:
                 self._beside.setdefault(file.with_suffix(""), []).append(file)
+            elif file.suffix.lower() == CAPTION_SUFFIX:
+                self._captions[file.with_suffix("")] = file
             elif file.suffix.lower() in VIDEO_SUFFIXES and (not single or file == path):
                 self._videos.append(file)
         if not self._videos:
@@ -55,19 +60,25 @@ class VideoFolder:
         self.fps, self.lossy = self._rate_and_codecs()
 
     def open(self, index: int) -> RawEpisode:
-        """The video `names[index]` and its actions.
+        """The video `names[index]`, its actions and its caption.
 
         Raises:
-            DataError: the video's header or its action file cannot be read, there are two action
-                files, or a link leads out of the folder.
+            DataError: the video's header, its action file or its caption cannot be read, there are
+                two action files, or a link leads out of the folder.
             ConfigError: the actions are in a parquet file, and pyarrow is not installed.
         """
         video = inside(self._root, self._videos[index])
         with open_video(video):  # raises where the header is damaged
             pass
         name, read, steps = self.names[index], partial(read_frames, video), self._steps(video)
+        caption = self._captions.get(video.with_suffix(""))
         return RawEpisode(
-            name, read, actions=steps.actions, rewards=steps.rewards, terminated=steps.terminated
+            name,
+            read,
+            actions=steps.actions,
+            rewards=steps.rewards,
+            terminated=steps.terminated,
+            caption=None if caption is None else read_caption(inside(self._root, caption)),
         )
 
     def _steps(self, video: Path) -> Steps:
@@ -100,7 +111,8 @@ def _detect(path: Path) -> bool:
 
 VIDEO = Format(
     name="video",
-    describes="videos (mp4, mkv, webm, avi, mov), actions beside each (npz, csv, jsonl, parquet)",
+    describes="videos (mp4, mkv, webm, avi, mov), beside each actions (npz, csv, jsonl, parquet) "
+    "and caption (txt)",
     detect=_detect,
     open=VideoFolder,
 )

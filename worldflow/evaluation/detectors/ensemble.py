@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldflow.conditioning import ActionConditioning
+from worldflow.conditioning import Conditioning
 from worldflow.data.windows import ClipSampler
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.fitted import fit_once, seeded
@@ -44,7 +44,7 @@ class NextLatents(nn.Module):
 
     def __init__(self, world: WorldModel) -> None:
         super().__init__()
-        self.conditioning = ActionConditioning(world.action_spec, SIZE.width)
+        self.conditioning = Conditioning(world.action_spec, SIZE.width)
         self.inward = nn.Linear(world.channels, SIZE.width)
         self.transformer = VideoTransformer(SIZE, world.tokens, WINDOW, SIZE.width)
         self.outward = nn.Linear(SIZE.width, world.channels)

@@ -1,0 +1,1 @@
+"""Video from a world: from nothing, from text, from an image, from a clip."""

@@ -1,0 +1,97 @@
+"""How a world takes in real frames and dreams new ones; `WorldModel` has it as methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldflow.denoiser import tweedie
+from worldflow.flow.guidance import Guidance, Unconditional
+from worldflow.randomness import Generators, normal, uniform
+from worldflow.scoring import dreamed_scores
+from worldflow.world_state import Prediction, WorldState
+
+if TYPE_CHECKING:
+    from worldflow.world_model import WorldModel
+
+
+def observe_frames(
+    world: WorldModel,
+    frames: Tensor,
+    actions: Tensor,
+    generator: Generators,
+    known: Tensor | None,
+    text: Tensor | None,
+    guidance: Guidance | None,
+) -> WorldState:
+    """See `WorldModel.initial_state`."""
+    batch, conditioning, sigma = len(frames), world.conditioning, world.config.sigma
+    guidance = conditioning.check_guidance(guidance)
+    text = conditioning.texts(batch, text)
+    noisy = world.noisy_latents(frames, generator)
+    condition = conditioning(actions, known, text)
+    other = conditioning.without(actions, known, text, guidance)
+    flow = world.flow.empty_state(batch, guidance.active)
+    cache = world.denoiser.empty_cache(batch)
+    for t in range(frames.shape[1]):
+        away = None if other is None else Unconditional(other[:, t], guidance.weight)
+        flow, _ = world.flow.observe(flow, noisy[:, t], condition[:, t], away)
+        score, _, cache = world.denoiser.step(noisy[:, t], condition[:, t], cache)
+    return WorldState(flow, cache, tweedie(noisy[:, -1], score, sigma), text, guidance)
+
+
+def empty_state(
+    world: WorldModel, batch: int, text: Tensor | None, guidance: Guidance | None
+) -> WorldState:
+    """Of B rows that nothing is known of but text (B, E), see `WorldModel.first_frame`."""
+    guidance = world.conditioning.check_guidance(guidance)
+    text = world.conditioning.texts(batch, text)
+    flow = world.flow.empty_state(batch, guidance.active)
+    return WorldState(flow, world.denoiser.empty_cache(batch), flow.hidden, text, guidance)
+
+
+def no_action(world: WorldModel, batch: int) -> Tensor:
+    """Something of the shape of B actions, to be marked as not known."""
+    spec = world.action_spec
+    zeros = torch.from_numpy(np.zeros((batch, *spec.shape), spec.dtype))
+    return zeros.to(world.conditioning.null.device)
+
+
+def dream_frame(
+    world: WorldModel,
+    state: WorldState,
+    action: Tensor,
+    generator: Generators,
+    temperature: float,
+    known: Tensor | None,
+) -> tuple[WorldState, Prediction]:
+    """See `WorldModel.step`."""
+    batch, conditioning = len(state), world.conditioning
+    condition = conditioning.embed(action, known, state.text)
+    other = conditioning.without(action, known, state.text, state.guidance)
+    away = None if other is None else Unconditional(other, state.guidance.weight)
+    like = state.flow.hidden
+    z = temperature * normal(generator, batch, like.shape[1:], like=like)
+    flow, scored, sample = world.flow.step(state.flow, z, condition, guidance=away)
+    score, features, cache = world.denoiser.step(sample.noisy, condition, state.denoiser)
+    latents = tweedie(sample.noisy, score, world.config.sigma)
+    reward = terminated = probability = None
+    if world.reward_head is not None:
+        reward = world.reward_head.mean(world.reward_head(features))
+    if world.termination_head is not None:
+        probability = world.termination_head.probability(world.termination_head(features))
+        terminated = uniform(generator, batch, like=probability) < probability
+    prediction = Prediction(
+        **vars(dreamed_scores(world, scored)),
+        latents=latents,
+        decode=world.decode,
+        reward=reward,
+        terminated=terminated,
+        termination_probability=probability,
+        jacobi_iterations=sample.passes,
+        sequential_fallbacks=sample.fallbacks,
+    )
+    return WorldState(flow, cache, latents, state.text, state.guidance), prediction

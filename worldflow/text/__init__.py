@@ -1,0 +1,1 @@
+"""Text that conditions a world: encoders of sentences, and the captions of data."""
