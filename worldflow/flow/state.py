@@ -11,7 +11,6 @@ from torch import Tensor
 from worldflow.flow.affine import Affine
 from worldflow.flow.cache import WindowCache
 
-
 MIXED = "guided and unguided dreams cannot be rows of one state"
 
 
