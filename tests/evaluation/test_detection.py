@@ -109,7 +109,8 @@ def test_other_games(make_dataset: Callable[..., EpisodeDataset]) -> None:
     dreamed = other_game("catch", 2, 3, (SIZE, SIZE, 3), seed=0)
     np.testing.assert_array_equal(dreamed, other_game("catch", 2, 3, (SIZE, SIZE, 3), seed=0))
     assert dreamed.shape == (2, 3, SIZE, SIZE, 3)
-    assert default_games(tiny_world(None, SIZE)) == ["takecover"]  # it says that it is of Catch
+    # it says that it is of Catch
+    assert default_games(tiny_world(None, SIZE)) == ["pendulum", "takecover"]
 
 
 def test_variants_must_fit(make_dataset: Callable[..., EpisodeDataset]) -> None:

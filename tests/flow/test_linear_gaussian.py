@@ -133,6 +133,7 @@ class KnownEpisodes(Episodes):
         self.known = list(np.ones((EPISODES, EPISODE), np.bool_))
         self.rewards = list(np.zeros((EPISODES, EPISODE), np.float32))
         self.terminated = list(np.zeros((EPISODES, EPISODE), np.bool_))
+        self.text = np.zeros((EPISODES, 0), np.float32)
 
 
 class Training(FlowStage):
