@@ -60,7 +60,8 @@ def test_paths_may_be_quoted() -> None:
         ("sigma=0.2", "did you mean 'world.sigma'?"),
         (
             "xyzzy=1",
-            "the keys here are data, world, initial_world, starts, text, training, growing, resume, out",
+            "the keys here are data, world, initial_world, starts, text, training, growing, "
+            "resume, out",
         ),
         ("world=smal", "unknown choice 'world=smal'; did you mean 'small'?"),
         ("training=xyzzy", "choose one of"),
