@@ -1,4 +1,4 @@
-"""Training of a diffusion world: for a given time, resumable at any checkpoint, to the same bits."""
+"""Training of a diffusion world for a given time; resumed runs have the same bits."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A world that dreams the next frame by diffusion, given the last frames and actions.
 
-As DIAMOND describes it (Alonso et al., 2024): pixels, EDM preconditioning, the last L frames stacked
-to the noisy one in channels, the L actions and the noise level by adaptive group norm, three Euler
-steps. The frames that condition it are clean in training: the paper adds no noise to them. It
-predicts no reward and no end.
+As DIAMOND describes it (Alonso et al., 2024): pixels, EDM preconditioning, the last L frames in
+the channels beside the noisy one, the L actions and the noise level by adaptive group norm, three
+Euler steps. The frames that condition it are clean in training: the paper adds no noise to them.
+It predicts no reward and no end.
 """
 
 from __future__ import annotations
