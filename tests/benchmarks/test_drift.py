@@ -40,9 +40,7 @@ from drift.statistics import (
 from drift.store import measured
 
 from worldflow.actions import ActionSpec
-from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.metrics import PSNR_LIMIT
@@ -269,7 +267,7 @@ def test_recorded_figures_of_reality_itself() -> None:
     assert found["agreement"]["mean"] == 0.0  # it ignores the actions
 
 
-def test_actions_of_both_policies(tmp_path: Path) -> None:
+def test_actions_of_both_policies(dataset: EpisodeDataset) -> None:
     spec = ActionSpec("discrete", n=3)
     held = random_actions(spec, 2, 50, sticky=1.0, seed=0)
     assert held.shape == (2, 50) and all(len(set(row)) == 1 for row in held.tolist())
@@ -277,29 +275,9 @@ def test_actions_of_both_policies(tmp_path: Path) -> None:
     assert set(drawn.ravel().tolist()) == {0, 1, 2} and (drawn[0] != drawn[1]).any()
     box = random_actions(ActionSpec("box", low=(0.0, 1.0), high=(1.0, 2.0)), 3, 4, 0.5, 0)
     assert box.shape == (3, 4, 2) and box.dtype == np.float32
-    dataset = write_dataset(tmp_path)
     taken = recorded_actions(dataset, np.array([1, 3]), rows=2, steps=40, seed=0)
     episodes = {tuple(dataset.steps_of(e).actions[1:].tolist()) for e in (1, 3)}
     assert {tuple(taken[0, start : start + 15].tolist()) for start in (0, 15)} == episodes
-
-
-def write_dataset(folder: Path) -> EpisodeDataset:
-    """Ten episodes of sixteen frames of noise."""
-    rng = np.random.default_rng(0)
-    metadata = DatasetMetadata({}, ActionSpec("discrete", n=3), (64, 64, 3), 8.0, 0, {})
-    writer = EpisodeWriter(folder, metadata)
-    for index in range(10):
-        episode = Episode(
-            frames=rng.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8),
-            actions=rng.integers(0, 3, 16),
-            rewards=np.zeros(16, np.float32),
-            terminated=np.zeros(16, np.bool_),
-            known=np.arange(16) > 0,
-            seed=index,
-            truncated=True,
-        )
-        writer.add(index, episode)
-    return EpisodeDataset(folder)
 
 
 @pytest.fixture
@@ -314,11 +292,13 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_the_report_is_made_and_a_dreamer_is_added(
-    tmp_path: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    dataset: EpisodeDataset,
+    command: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flow, data, out = tiny_world(), tmp_path / "data", tmp_path / "out"
+    flow, data, out = tiny_world(), dataset.folder, tmp_path / "out"
     save_world(flow, tmp_path / "world", "card")
-    write_dataset(data)
     spec = DiffusionSpec(flow.action_spec, flow.frame_shape, flow.spec.held_out)
     config = DiffusionConfig(past=3, action_width=4, unet=UNetConfig([8, 8], 1, 16))
     (tmp_path / "diffusion").mkdir()
