@@ -106,11 +106,11 @@ class DiffusionWorld(nn.Module):
             known: (B, L) bool, whether there was such an action and it was recorded.
         """
         phases = noise[:, None] * self.frequencies
-        levels = self.noise_embedding(torch.cat((phases.cos(), phases.sin()), dim=1))
+        level = self.noise_embedding(torch.cat((phases.cos(), phases.sin()), dim=1))
         taken = self.action_embedding(self.actions.embed(actions, known).flatten(1))
         stacked = torch.cat((past.flatten(1, 2), x), dim=1)
         stacked = stacked.contiguous(memory_format=torch.channels_last)
-        return self.unet(stacked, self.mix(levels + taken))
+        return self.unet(stacked, self.mix(level + taken))
 
     def loss(
         self,
@@ -149,9 +149,10 @@ class DiffusionWorld(nn.Module):
         start = float(sigmas[0]) * normal(generators, len(past), shape, like=before)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            c = Preconditioning.of(x.new_full((len(x),), sigma), edm.sigma_data)
-            made = self.network(float(c.inner[0]) * x, c.noise, before, actions, known)
-            return float(c.skip[0]) * x + float(c.out[0]) * made
+            factors = Preconditioning.of(torch.tensor(sigma, dtype=torch.float64), edm.sigma_data)
+            skip, out, inner, noise = (float(factor) for factor in factors)
+            rows = x.new_full((len(x),), noise)
+            return skip * x + out * self.network(inner * x, rows, before, actions, known)
 
         return to_uint8(euler(denoise, start, sigmas))
 

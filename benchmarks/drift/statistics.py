@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldflow.errors import DataError
 from worldflow.novelty import novelty_of
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -110,13 +111,12 @@ def over_time(dream: Frames, second: int, reference: Gaussian) -> dict[str, list
 
 
 def real_groups(
-    real: Frames, lengths: np.ndarray, rows: int, second: int, groups: int, seed: int
+    lengths: np.ndarray, rows: int, second: int, groups: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Windows of real video that compare with a second of a dream.
 
     Args:
-        real: clips, (M, T, ...).
-        lengths: frames of each clip that are real, (M,); those shorter than `second` are left out.
+        lengths: real frames of each clip, (M,); clips with fewer than `second` are left out.
         rows: windows of a group, each of a clip of its own where there are enough.
         second: consecutive frames of a window.
         groups: how many to draw.
@@ -126,11 +126,14 @@ def real_groups(
         indices (groups, rows, second) of `clips` and of `frames`.
 
     Raises:
-        ValueError: no clip is long enough.
+        DataError: no clip is long enough.
     """
     long = np.flatnonzero(lengths >= second)
     if not len(long):
-        raise ValueError(f"no real clip has {second} frames")
+        raise DataError(
+            f"none of {len(lengths)} held-out clips has a second of {second} frames after the "
+            "given ones; give data with longer episodes"
+        )
     rng = np.random.default_rng(seed)
     replace = len(long) < rows
     clips = np.stack([rng.choice(long, rows, replace=replace) for _ in range(groups)])
@@ -139,22 +142,23 @@ def real_groups(
     return {"clips": np.broadcast_to(clips[..., None], frames.shape), "frames": frames}
 
 
-def band(
+def group_figures(
     real: Frames, index: dict[str, np.ndarray], reference: Gaussian
-) -> dict[str, tuple[float, float]]:
-    """In which `CONFIDENCE` of the groups of real frames lie, of each of `STATISTICS`."""
-    found = []
-    for clips, frames in zip(index["clips"], index["frames"], strict=True):
-        at = (clips, frames)
+) -> dict[str, list[float]]:
+    """`STATISTICS` of each group of `real_groups`."""
+    groups = []
+    for at in zip(index["clips"], index["frames"], strict=True):
         group = Frames(real.image[at], real.features[at], real.novelty[at])
-        found.append(group.figures(reference))
-    tail = (1.0 - CONFIDENCE) / 2.0
-    edges = {}
-    for name in STATISTICS:
-        values = [group[name] for group in found]
-        low, high = np.quantile(
-            values, [0.0, CONFIDENCE] if name in ONE_SIDED else [tail, 1 - tail]
-        )
+        groups.append(group.figures(reference))
+    return {name: [group[name] for group in groups] for name in STATISTICS}
+
+
+def band(groups: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """In which `CONFIDENCE` of the groups of real frames lie, of each of `STATISTICS`."""
+    tail, edges = (1.0 - CONFIDENCE) / 2.0, {}
+    for name, values in groups.items():
+        shares = [0.0, CONFIDENCE] if name in ONE_SIDED else [tail, 1.0 - tail]
+        low, high = np.quantile(values, shares)
         edges[name] = float(low), float(high)
     return edges
 
