@@ -79,8 +79,12 @@ def main() -> None:
     gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     world.to("cuda" if gpu else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    fixed = {"model": asdict(config), "training": asdict(training), "held_out": asdict(held_out)}
-    fixed |= {"data": dataset.fingerprint()}
+    fixed = {
+        "model": asdict(config),
+        "training": asdict(training),
+        "held_out": asdict(held_out),
+        "data": dataset.fingerprint(),
+    }
     setup = {"device": "cuda" if gpu else "cpu", "threads": torch.get_num_threads()}
     progress = start_or_continue(folder, fixed, setup, STAGE)
     note(f"{world.parameter_count / 1e6:.2f} million parameters; update {progress.step} ...")

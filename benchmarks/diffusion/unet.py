@@ -40,6 +40,12 @@ class UNetConfig:
         return 2 ** (len(self.channels) - 1)
 
 
+def zero(module: nn.Module) -> None:
+    """Set all parameters to zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
 class AdaptiveGroupNorm(nn.Module):
     """Group norm with a scale and a shift that depend on the condition."""
 
@@ -64,8 +70,7 @@ class Residual(nn.Module):
         self.second_norm = AdaptiveGroupNorm(after, condition)
         self.second = nn.Conv2d(after, after, 3, padding=1)
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        zero(self.second)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, before, H, W) to (B, after, H, W)."""
@@ -81,8 +86,7 @@ class SelfAttention(nn.Module):
         self.norm = nn.GroupNorm(1, channels)
         self.inputs = nn.Conv2d(channels, 3 * channels, 1)
         self.output = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        zero(self.output)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W), the same shape out."""
@@ -97,16 +101,15 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         sizes, depth, width = config.channels, config.depth, config.condition
+        self.depth = depth
         self.begin = nn.Conv2d(in_channels, sizes[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         kept, now = [sizes[0]], sizes[0]
         for level, size in enumerate(sizes):
-            blocks = nn.ModuleList()
             for _ in range(depth):
-                blocks.append(Residual(now, size, width))
+                self.down.append(Residual(now, size, width))
                 now = size
                 kept.append(now)
-            self.down.append(blocks)
             if level + 1 < len(sizes):
                 self.shrink.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
                 kept.append(now)
@@ -114,31 +117,29 @@ class UNet(nn.Module):
         self.attention = SelfAttention(now)
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, size in reversed(list(enumerate(sizes))):
-            blocks = nn.ModuleList()
             for _ in range(depth + 1):
-                blocks.append(Residual(now + kept.pop(), size, width))
+                self.up.append(Residual(now + kept.pop(), size, width))
                 now = size
-            self.up.append(blocks)
             if level > 0:
                 self.grow.append(nn.Conv2d(now, now, 3, padding=1))
         self.norm = AdaptiveGroupNorm(now, width)
         self.end = nn.Conv2d(now, out_channels, 3, padding=1)
-        nn.init.zeros_(self.end.weight)
-        nn.init.zeros_(self.end.bias)
+        zero(self.end)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = self.begin(x)
         kept = [x]
-        for level, blocks in enumerate(self.down):
-            for block in blocks:  # type: ignore[union-attr]
+        levels, depth = len(self.shrink) + 1, self.depth
+        for level in range(levels):
+            for block in self.down[level * depth : (level + 1) * depth]:
                 x = block(x, condition)
                 kept.append(x)
             if level < len(self.shrink):
                 x = self.shrink[level](x)
                 kept.append(x)
         x = self.middle[1](self.attention(self.middle[0](x, condition)), condition)
-        for level, blocks in enumerate(self.up):
-            for block in blocks:  # type: ignore[union-attr]
+        for level in range(levels):
+            for block in self.up[level * (depth + 1) : (level + 1) * (depth + 1)]:
                 x = block(torch.cat((x, kept.pop()), dim=1), condition)
             if level < len(self.grow):
                 x = self.grow[level](F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -91,7 +91,9 @@ class DiffusionWorld(nn.Module):
         self.action_embedding = nn.Linear(config.past * config.action_width, size)
         self.mix = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size))
         self.unet = UNet(config.unet, 3 * (config.past + 1), 3)
-        self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():  # in which convolutions run several times faster
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def network(
         self, x: Tensor, noise: Tensor, past: Tensor, actions: Tensor, known: Tensor

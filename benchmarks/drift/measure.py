@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def step_milliseconds(
     costs = []
     for step in range(WARMUP + steps):
         t = given.shape[1] + step % (actions.shape[1] - given.shape[1])
-        costs.append(_seconds(lambda t=t: dreamer.step(actions[:, t])))
+        costs.append(_seconds(partial(dreamer.step, actions[:, t])))
     return 1e3 * float(np.median(costs[WARMUP:]))
 
 

@@ -13,7 +13,7 @@ from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 
 @pytest.fixture
