@@ -107,7 +107,7 @@ def _measure(world: WorldModel, pieces: RealClips, piece: slice, seed: int) -> d
         condition = world.conditioning(torch.from_numpy(pieces.actions[piece]))
         prediction = world.denoiser(noisy, condition)[0][rows, last - 1]
         clean = world.codec.encode_frames(frames[rows, last - 1])
-    exact = _exact_scores(world, noisy, condition, last)
+    exact = exact_scores(world, noisy, condition, last)
     noisy = noisy[rows, last - 1].detach()
     sigma = world.config.sigma
     values = {
@@ -123,7 +123,7 @@ def _measure(world: WorldModel, pieces: RealClips, piece: slice, seed: int) -> d
     return {name: value.float().mean(dim=(1, 2)) for name, value in values.items()}
 
 
-def _exact_scores(
+def exact_scores(
     world: WorldModel, noisy: Tensor, condition: Tensor, last: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Scores (B, N, C) of frame `last` - 1, without and with the frame `last` (B,) after it."""

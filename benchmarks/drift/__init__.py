@@ -1,0 +1,1 @@
+"""How dreams change over a long horizon, whatever dreams them."""
