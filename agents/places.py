@@ -100,7 +100,7 @@ class Places:
             return for_agent(found, agent)
         assert self.world is not None
         dream, windows = self.dream, [1]
-        if dream.novelty_window != 1 or dream.max_novelty is not None:
+        if dream.uses_novelty:  # older calibrations measure another novelty
             windows = sorted(self.world.calibration.require("dreamed").windows)
         if dream.novelty_window not in windows:
             raise ConfigError(
