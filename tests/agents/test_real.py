@@ -186,3 +186,32 @@ def test_processes_give_the_same_episodes(quick: Quick, tmp_path: Path) -> None:
     config.agent = replace(config.agent, observation="latents")
     with pytest.raises(ConfigError, match="processes=true is for agents on frames"):
         train_agent(replace(config, processes=True, out=str(tmp_path / "latents")))
+    with pytest.raises(ConfigError, match="processes=true gives each real environment"):
+        train_agent(replace(quick(), processes=True))
+
+
+def test_a_process_that_dies_is_named_and_the_evaluator_is_closed(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is that of the step; closing what is dead hides neither it nor the judge's games."""
+    closed: list[Evaluator] = []
+    close = Evaluator.close
+
+    def noted(evaluator: Evaluator) -> None:
+        closed.append(evaluator)
+        close(evaluator)
+
+    def killing(model: Any, config: Any, keeper: Any, history: Any) -> None:
+        worker = model.get_env().unwrapped.processes[0]
+        worker.kill()
+        worker.join()
+        learn(model, config, keeper, history)
+
+    learn = train_module._learn
+    monkeypatch.setattr(Evaluator, "close", noted)
+    monkeypatch.setattr(train_module, "_learn", killing)
+    evaluation = EvaluationConfig(every=16, episodes=1)
+    config = quick(world=None, source=SourceConfig("worldflow/Catch-v0"), evaluation=evaluation)
+    with pytest.raises((EOFError, BrokenPipeError, ConnectionResetError)):
+        train_agent(replace(config, processes=True))
+    assert len(closed) == 1
