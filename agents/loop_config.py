@@ -204,7 +204,7 @@ class TrainLoopConfig:
         out: folder of all that is made.
         seed: of the real episodes and of the agents; the world's is `training.seed`.
         device: where agents learn, their worlds dream and both are judged: "cpu", "cuda" or "auto".
-            Where worlds learn is `training.device`.
+            Worlds learn on a GPU where there is one.
         progress: show progress bars.
     """
 

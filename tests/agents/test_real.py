@@ -13,6 +13,7 @@ import torch
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from worldflow.agents import train as train_module
 from worldflow.agents.algorithms import AgentConfig, build
 from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluate import (
@@ -23,6 +24,7 @@ from worldflow.agents.evaluate import (
 )
 from worldflow.agents.evaluation_config import EvaluationConfig, StopConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
+from worldflow.agents.evaluator import Evaluator
 from worldflow.agents.places import Places
 from worldflow.agents.rewards import RewardConfig
 from worldflow.agents.saved import load_agent
@@ -193,7 +195,7 @@ def test_processes_give_the_same_episodes(quick: Quick, tmp_path: Path) -> None:
 def test_a_process_that_dies_is_named_and_the_evaluator_is_closed(
     quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error is that of the step; closing what is dead hides neither it nor the judge's games."""
+    """The error is that of the step: closing what is dead does not hide it."""
     closed: list[Evaluator] = []
     close = Evaluator.close
 
