@@ -7,11 +7,8 @@ other one holds.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from worldflow.agents.checkpoints import last_checkpoint
 from worldflow.agents.dream_grid import Cell, DreamGridConfig, cell_folder, training_of
 from worldflow.agents.evaluate import check_fit, check_world
 from worldflow.agents.evaluation_config import PLACES
+from worldflow.agents.locks import LOCK, held
 from worldflow.agents.places import Places
 from worldflow.agents.saved import WEIGHTS, AgentCard, load_weights
 from worldflow.agents.train import TrainAgentConfig, train_agent
@@ -28,7 +26,7 @@ from worldflow.data.metadata import write_atomically
 from worldflow.envs.spaces import observation_space
 from worldflow.errors import ConfigError
 
-SCORES, LOCK = "scores.json", "lock"
+SCORES = "scores.json"
 
 
 def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
@@ -52,17 +50,30 @@ def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
 
 
 def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig) -> dict[str, Any]:
-    """All that a cell's scores depend on, JSON-able."""
+    """All that a cell's scores depend on, JSON-able.
+
+    Raises:
+        ConfigError: a given agent is not finished, or its last weights are gone.
+    """
     settings: dict[str, Any] = {"scoring": asdict(_scoring(config))}
-    card = AgentCard.of(training.world, training.agent, training.seed, None, training.evaluation)
-    if cell.agent is not None:
-        weights = Path(cell.agent) / WEIGHTS
-        if not weights.is_file():
-            raise ConfigError(f"real_agents: {cell.agent} holds no finished agent")
-        settings["agent"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    card = AgentCard.of(
+        training.world,
+        training.agent,
+        training.seed,
+        None,
+        training.evaluation,
+        training.initial_agent,
+    )
+    if cell.kind == "random" or cell.agent is not None:
+        dream = training.world
         settings["world"] = card.world_sha256
-    elif cell.kind == "random":
-        settings["world"] = card.world_sha256
+        settings["dream"] = {"horizon": dream.horizon, "temperature": dream.temperature}
+        if cell.agent is not None:
+            folder = Path(cell.agent)
+            if not (folder / WEIGHTS).is_file():
+                raise ConfigError(f"real_agents: {cell.agent} holds no finished agent")
+            weights = _last_weights(folder, AgentCard.load(folder))
+            settings["agent"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     else:
         settings["training"] = {"total_steps": training.total_steps, "real": training.real}
         settings["training"] |= asdict(card)
@@ -90,20 +101,27 @@ def run_cell(config: DreamGridConfig, cell: Cell) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Hold a lock file, if no other process does; the system lets go of it when a process dies."""
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def _scoring(config: DreamGridConfig) -> Scoring:
     return Scoring(config.episodes, config.num_envs, config.episode_seed, config.deterministic)
+
+
+def _last_weights(folder: Path, card: AgentCard) -> Path:
+    """The file with the weights at the end of a training, whichever `agent.zip` holds.
+
+    Raises:
+        ConfigError: `agent.zip` holds the best ones, and no checkpoint has the last.
+    """
+    if card.evaluation.keep not in PLACES or card.kept_steps == card.steps:
+        return folder / WEIGHTS
+    last = last_checkpoint(folder)
+    if last is None or int(last.stem) != card.steps:
+        raise ConfigError(
+            f"{folder}: its {WEIGHTS} holds the best weights by {card.evaluation.keep} return, of "
+            f"step {card.kept_steps}, and no checkpoint has those of its last step, {card.steps}: "
+            "agents are compared after the same training; restore the checkpoint, or give agents "
+            "that were trained with evaluation.keep=last"
+        )
+    return last
 
 
 def _train_and_score(
@@ -127,11 +145,8 @@ def _train_and_score(
         check_fit(model, card, seen, places.actions)
         return score(places, card.agent, model, _scoring(config))
 
-    scores = {"last": judge(folder / WEIGHTS)}
+    kept, last = folder / WEIGHTS, _last_weights(folder, card)
+    scores = {"last": judge(last)}
     if cell.agent is None and training.evaluation.keep in PLACES:
-        scores["best"] = scores["last"]
-        if card.kept_steps != card.steps:
-            last = last_checkpoint(folder)
-            assert last is not None  # a training ends with a checkpoint
-            scores["last"] = judge(last)
+        scores["best"] = scores["last"] if kept == last else judge(kept)
     return {"steps": card.steps, "kept_steps": card.kept_steps, "scores": scores}

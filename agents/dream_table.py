@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from worldflow.agents.dream_grid import NEITHER
-from worldflow.evaluation.metrics import Estimate, bootstrap
+from worldflow.evaluation.student import t_quantile
 
+LEAST_SEEDS = 3  # for an interval: that of two is 13 standard errors wide to either side
 LAST, BEST = "last", "best"
 NAMES = {"dream": "the dream", "real": "the real game", "random": "random play"}
 Scored = dict[str, Any]  # a cell's scores.json
 Row = dict[str, Any]
+Figures = dict[str, float | None]
 
 
 def table_rows(results: Sequence[Scored]) -> list[Row]:
@@ -53,23 +55,33 @@ def table_rows(results: Sequence[Scored]) -> list[Row]:
     return rows
 
 
-def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> Figures:
     """The mean of means with its interval over seeds; of a single seed, over its episodes."""
     if len(summaries) == 1:
         names = ("mean", "std", "low", "high")
         return {name: summaries[0][name] for name in names} | {"count": 1}
-    return bootstrap(np.array([summary["mean"] for summary in summaries])).to_dict()
+    return student([summary["mean"] for summary in summaries])
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate | None:
-    """Mean of a - b over the seeds that both have, with its 95% bootstrap interval over them.
+def student(values: Sequence[float]) -> Figures:
+    """Mean of one value a seed, with `std`, `count` and its 95% interval by Student's t.
 
-    None with fewer than two such seeds.
+    `low` and `high` are None with fewer than `LEAST_SEEDS` seeds.
     """
+    mean, std, count = float(np.mean(values)), float(np.std(values, ddof=1)), len(values)
+    found: Figures = {"mean": mean, "std": std, "low": None, "high": None, "count": count}
+    if count >= LEAST_SEEDS:
+        half = t_quantile(0.95, count - 1) * std / count**0.5
+        found |= {"low": mean - half, "high": mean + half}
+    return found
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Figures | None:
+    """Of a - b over the seeds that both have, see `student`; None with fewer than two of them."""
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < 2:
         return None
-    return bootstrap(np.array([a[seed] - b[seed] for seed in seeds]))
+    return student([a[seed] - b[seed] for seed in seeds])
 
 
 def comparisons(results: Sequence[Scored], weights: str = LAST) -> list[Row]:
@@ -130,13 +142,22 @@ def markdown(rows: Sequence[Row], compared: Sequence[Row]) -> str:
     ]
     text = [
         "Mean returns of the agents of all seeds, ± the deviation between them. Intervals are over",
-        "seeds; of a single seed, deviation and interval are over its episodes. Entropies are of",
-        "the actions taken in the real game, in nats.",
+        f"seeds, by Student's t, and there are none of fewer than {LEAST_SEEDS}; of a single seed,",
+        "deviation and interval are over its episodes. Entropies are of the actions taken in the",
+        "real game, in nats.",
         "",
         *_lines(shown),
     ]
     if differences:
-        text += ["", "The same seeds with caution and without:", "", *_lines(differences)]
+        text += [
+            "",
+            f"The same seeds with caution and without. These are {len(differences)} comparisons,",
+            "and no interval is corrected for their number: one of 20 excludes 0 by chance alone.",
+            'Declared beforehand is that over all temperatures ("all"); those at single',
+            "temperatures are exploratory.",
+            "",
+            *_lines(differences),
+        ]
     return "\n".join(text) + "\n"
 
 
@@ -154,19 +175,15 @@ def _mean_over(
     return {seed: float(np.mean([column[seed] for column in columns])) for seed in seeds}
 
 
-def _compared(variant: str, heat: float | None, weights: str, found: Estimate | None) -> Row:
-    difference = None if found is None else found.to_dict()
-    return {
-        "variant": variant,
-        "temperature": heat,
-        "weights": weights,
-        "difference": difference,
-    }
+def _compared(variant: str, heat: float | None, weights: str, found: Figures | None) -> Row:
+    return {"variant": variant, "temperature": heat, "weights": weights, "difference": found}
 
 
-def _interval(estimate: Mapping[str, float] | None) -> str:
+def _interval(estimate: Mapping[str, float | None] | None) -> str:
     if estimate is None:
         return ""
+    if estimate["low"] is None:
+        return f"{estimate['mean']:.1f}"
     return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
 
 

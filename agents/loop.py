@@ -13,6 +13,7 @@ from worldflow.agents.algorithms import check_actions
 from worldflow.agents.demo import optimum
 from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import EvaluationConfig
+from worldflow.agents.locks import LOCK, held
 from worldflow.agents.loop_config import TrainLoopConfig
 from worldflow.agents.loop_curve import PAGE, RANDOM, Curve, write_page
 from worldflow.agents.loop_judging import judge_agent, judge_random
@@ -27,11 +28,13 @@ from worldflow.envs.collect import CollectConfig, record_episodes
 from worldflow.envs.policies import load_agent as load_player
 from worldflow.envs.policies import make_policy
 from worldflow.envs.sources import make_source
+from worldflow.errors import ConfigError
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.training.pretrain import main as pretrain
 
 DATA, ROUNDS = "data", "rounds"
 AGENT, EXPLORER = 0, 1  # roles, for seeds
+CHECKPOINT_STEPS = 10_000  # at most, between two checkpoints of an agent
 
 
 def train_loop(config: TrainLoopConfig) -> Path:
@@ -43,13 +46,10 @@ def train_loop(config: TrainLoopConfig) -> Path:
 
     Raises:
         ConfigError: the environment cannot be made, the algorithm cannot take its actions, or the
-            folder holds another loop.
+            folder holds another loop, or another process runs it.
         DataError: the first round's episodes are too few to hold one out.
     """
-    loop = Loop(config)
-    while not loop.finished:
-        loop.run_stage()
-    return loop.folder
+    return Loop(config).run()
 
 
 class Loop:
@@ -68,7 +68,6 @@ class Loop:
         with contextlib.closing(make_source(config.source)) as env:
             check_actions(config.agent.algorithm, env.action_spec)
         self.state = LoopState.open(self.folder, config.settings())
-        self.state.save(self.folder)
         self._stages = {
             "explore": self._explore,
             "collect": self._collect,
@@ -76,6 +75,26 @@ class Loop:
             "agent": self._learn_agent,
             "evaluate": self._evaluate,
         }
+
+    def run(self) -> Path:
+        """Do all that is left, and return the folder.
+
+        Raises:
+            ConfigError: another process runs this loop.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with held(self.folder / LOCK) as mine:
+            if not mine:
+                raise ConfigError(
+                    f"another process runs the loop in {self.folder}: wait for its end, or choose "
+                    "another out="
+                )
+            # again, since another process may have gone on with it until now
+            self.state = LoopState.open(self.folder, self.config.settings())
+            self.state.save(self.folder)
+            while not self.finished:
+                self.run_stage()
+        return self.folder
 
     @property
     def finished(self) -> bool:
@@ -193,7 +212,10 @@ class Loop:
                 evaluation=EvaluationConfig(every=0),
                 out=str(self._place(name)),
                 seed=loop_seed(self.config.seed, self.state.number, role),
+                # between two rollouts, so that one at least lies between two of them
+                checkpoint_steps=max(min(CHECKPOINT_STEPS, steps // 4), 1),
                 device=self.config.device,
+                world_device=self.config.device,
                 progress=self.config.progress,
             )
         )

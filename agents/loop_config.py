@@ -18,7 +18,8 @@ from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_spec import WorldConfig
 
-# What may differ when a loop goes on: how far it shall come, and what no result depends on.
+# What may differ when a loop goes on: how far it shall come, what is kept of it, and where it is
+# computed, on which results depend by rounding alone.
 OPEN = {"real_steps", "keep_rounds", "out", "device", "progress"}
 
 
@@ -202,7 +203,8 @@ class TrainLoopConfig:
         keep_rounds: folders of so many last rounds are kept; null: all.
         out: folder of all that is made.
         seed: of the real episodes and of the agents; the world's is `training.seed`.
-        device: where agents learn: "cpu", "cuda" or "auto".
+        device: where agents learn, their worlds dream and both are judged: "cpu", "cuda" or "auto".
+            Worlds learn on a GPU where there is one.
         progress: show progress bars.
     """
 

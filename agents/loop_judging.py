@@ -17,10 +17,10 @@ from worldflow.agents.summary import Summary
 
 def judge_agent(config: TrainLoopConfig, world: Path, agent: Path) -> list[Row]:
     """A row for each place, see `worldflow.agents.evaluation_history`, without `steps`."""
-    places = Places.of(config.dream.of(str(world)), None, False)
+    places = Places.of(config.dream.of(str(world)), None, False, config.device)
     evaluator = Evaluator(places, config.agent, config.evaluation.evaluation())
     with contextlib.closing(evaluator):
-        rows = evaluator.evaluate(load_agent(agent, "cpu")[0])
+        rows = evaluator.evaluate(load_agent(agent, config.device)[0])
     return [{name: value for name, value in row.items() if name != "steps"} for row in rows]
 
 

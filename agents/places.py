@@ -88,9 +88,10 @@ class Places:
             processes: give each real environment a process of its own.
 
         Raises:
-            ConfigError: they cannot be made, the algorithm cannot take their actions, or the world
-                is not calibrated for the window of novelty.
-            WorldFormatError: the world is not calibrated for limits and windows of novelty at all.
+            ConfigError: they cannot be made, the algorithm cannot take their actions, the world is
+                not calibrated for the window of novelty, or processes are asked for in a dream.
+            WorldFormatError: the world is not calibrated for novelty, or was before novelty had
+                p-values and windows.
         """
         check_actions(agent.algorithm, self.actions)
         if self.learns_in_reality:
@@ -98,9 +99,15 @@ class Places:
                 self.world, agent.num_envs, agent.observation, self.source, processes
             )
             return for_agent(found, agent)
+        if processes:
+            raise ConfigError(
+                "processes=true gives each real environment a process of its own, and this agent "
+                "learns in a dream, which imagines all its episodes at once: leave it out, or set "
+                "real=true or source=..."
+            )
         assert self.world is not None
         dream, windows = self.dream, [1]
-        if dream.novelty_window != 1 or dream.max_novelty is not None:
+        if dream.uses_novelty:  # older calibrations measure another novelty
             windows = sorted(self.world.calibration.require("dreamed").windows)
         if dream.novelty_window not in windows:
             raise ConfigError(

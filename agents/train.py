@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from worldflow.agents.algorithms import AgentConfig, build
@@ -44,7 +46,8 @@ class TrainAgentConfig:
             sees frames.
         source: a real environment to learn in instead of the dream.
         real: learn in the real environment that the world was learned from.
-        processes: give each real environment that the agent learns in a process of its own.
+        processes: give each real environment that the agent learns in a process of its own;
+            refused in a dream.
         agent: algorithm, network and what it sees.
         initial_agent: folder of an agent, of the same algorithm and network, whose weights are the
             start; null: random weights.
@@ -106,10 +109,12 @@ def train_agent(config: TrainAgentConfig) -> Path:
     )
     checkpoint = _checkpoint(config, out, card)
     evaluator = None
-    venv = places.training_env(config.agent, config.processes)
-    try:
+    with contextlib.ExitStack() as stack:
+        venv = places.training_env(config.agent, config.processes)
+        stack.callback(_close, venv)
         if config.evaluation.every > 0:
             evaluator = Evaluator(places, config.agent, config.evaluation)
+            stack.enter_context(contextlib.closing(evaluator))
         out.mkdir(parents=True, exist_ok=True)
         if checkpoint is None:
             card.save(out)
@@ -128,11 +133,16 @@ def train_agent(config: TrainAgentConfig) -> Path:
         card.steps = model.num_timesteps
         card.kept_steps = _keep(model, config, out, history)
         card.save(out)
-    finally:
-        venv.close()
-        if evaluator is not None:
-            evaluator.close()
     return out
+
+
+def _close(venv: VecEnv) -> None:
+    """Close environments; a process of theirs that has died cannot answer, and is no matter here.
+
+    If it died during the training, stepping it has raised that already.
+    """
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        venv.close()
 
 
 def _learn(

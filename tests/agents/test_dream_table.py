@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +15,11 @@ from typing import Any
 import pytest
 
 from worldflow.agents import dream_cells
-from worldflow.agents.dream_cells import held, read_scores, run_cell
+from worldflow.agents.dream_cells import read_scores, run_cell, settings_of
 from worldflow.agents.dream_grid import DreamGridConfig, cell_folder, chosen, grid, training_of
 from worldflow.agents.dream_table import comparisons, markdown, paired, table_rows
+from worldflow.agents.locks import held
+from worldflow.agents.saved import AgentCard
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.errors import ConfigError
 
@@ -76,18 +80,24 @@ def scored(kind: str, seed: int, heat: float, variant: str | None, real: float) 
 
 
 def test_paired_differences_have_known_intervals() -> None:
-    """Resampled means of two seeds are 0, 2 and 4, with chances 1/4, 1/2, 1/4."""
+    """By Student's t: 4.303 standard errors to either side of three seeds, 2.776 of five."""
     alike = paired({0: 5.0, 1: 7.0, 2: 9.0}, {0: 3.0, 1: 5.0, 2: 7.0, 3: 100.0})
-    assert alike is not None and (alike.mean, alike.low, alike.high) == (2.0, 2.0, 2.0)
-    assert alike.count == 3
-    wide = paired({0: 1.0, 1: 8.0}, {0: 1.0, 1: 4.0})
-    assert wide is not None and (wide.mean, wide.low, wide.high) == (2.0, 0.0, 4.0)
+    assert alike == {"mean": 2.0, "std": 0.0, "low": 2.0, "high": 2.0, "count": 3}
+    three = paired({0: 1.0, 1: 2.0, 2: 3.0}, dict.fromkeys(range(3), 0.0))
+    assert three is not None and (three["mean"], three["std"]) == (2.0, 1.0)
+    half = 4.302653 / 3**0.5
+    assert (three["low"], three["high"]) == pytest.approx((2.0 - half, 2.0 + half))
+    five = paired(dict(enumerate((-2.0, -1.0, 0.0, 1.0, 2.0))), dict.fromkeys(range(5), 0.0))
+    assert five is not None and five["high"] == pytest.approx(2.776445 * (2.5 / 5) ** 0.5)
+    # two seeds have a mean and no interval
+    two = paired({0: 1.0, 1: 8.0}, {0: 1.0, 1: 4.0})
+    assert two is not None and (two["mean"], two["low"], two["high"]) == (2.0, None, None)
     assert paired({0: 1.0}, {0: 0.0, 1: 3.0}) is None
 
 
 def test_the_table_of_known_scores() -> None:
     results = [scored("random", 0, 1.0, None, 1.0)]
-    for seed, real in enumerate((10.0, 20.0)):
+    for seed, real in enumerate((10.0, 15.0, 20.0)):
         results += [
             scored("dream", seed, 0.5, "neither", real),
             scored("dream", seed, 0.5, "pessimism", real + 4),
@@ -98,14 +108,15 @@ def test_the_table_of_known_scores() -> None:
     rows = table_rows(results)
     assert [(r["temperature"], r["variant"], r["seeds"]) for r in rows] == [
         (1.0, None, 1),
-        (0.5, "neither", 2),
-        (0.5, "pessimism", 2),
-        (1.0, "neither", 2),
-        (1.0, "pessimism", 2),
+        (0.5, "neither", 3),
+        (0.5, "pessimism", 3),
+        (1.0, "neither", 3),
+        (1.0, "pessimism", 3),
         (1.0, "truncation", 1),
     ]
     assert rows[2]["real"]["mean"] == 19.0 and rows[2]["dream"]["mean"] == 38.0
-    assert (rows[2]["real"]["low"], rows[2]["real"]["high"]) == (14.0, 24.0)
+    half = 4.302653 * 5.0 / 3**0.5
+    assert rows[2]["real"]["high"] == pytest.approx(19.0 + half)
     compared = comparisons(results)
     assert [(row["variant"], row["temperature"]) for row in compared] == [
         ("pessimism", 0.5),
@@ -117,9 +128,13 @@ def test_the_table_of_known_scores() -> None:
     assert means == [4.0, 2.0, 3.0, None]
     assert comparisons(results, "best") == []
     lines = markdown(rows, compared).splitlines()
-    scores = "38.0 ± 14.1 | 19.0 [14.0, 24.0] | 0.50"
-    assert f"| the dream | 0.5 | pessimism | 2 | 1,000 | {scores} |" in lines
-    assert "| pessimism | all | last | 2 | 3.0 [3.0, 3.0] |" in lines
+    scores = "38.0 ± 10.0 | 19.0 [6.6, 31.4] | 0.50"
+    assert f"| the dream | 0.5 | pessimism | 3 | 1,000 | {scores} |" in lines
+    assert "| pessimism | all | last | 3 | 3.0 [3.0, 3.0] |" in lines
+    assert any("These are 4 comparisons" in line for line in lines)
+    pairs = [result for result in results if result["cell"]["seed"] < 2]
+    lines = markdown(table_rows(pairs), comparisons(pairs)).splitlines()
+    assert "| pessimism | all | last | 2 | 3.0 |" in lines
 
 
 def test_cells_are_settings_of_train_agent(config: DreamGridConfig) -> None:
@@ -205,9 +220,50 @@ def test_given_agents_and_random_play_are_scored(
     rows = table_rows([result for result in results if result is not None])
     assert [row["learned_in"] for row in rows] == ["random play", "the real game"]
     assert rows[1]["steps"] == 32 and rows[0]["entropy"] is None
+    for cell in cells:  # both are scored in dreams of the grid's own temperature
+        with pytest.raises(ConfigError, match="made with dream="):
+            changed = replace(given, dream_temperature=2.0)
+            read_scores(changed, next(c for c in grid(changed) if c.name == cell.name))
+    longer = replace(given, train=[*TRAIN, "world.horizon=6"])
+    with pytest.raises(ConfigError, match="made with dream="):
+        read_scores(longer, cells[0])
     empty = replace(given, real_agents=[str(folder.parent)], out=given.out + "2")
     with pytest.raises(ConfigError, match="holds no finished agent"):
         run_cell(empty, grid(empty)[1])
+
+
+def test_given_agents_are_scored_by_their_last_weights(
+    config: DreamGridConfig, quick: Callable[..., TrainAgentConfig]
+) -> None:
+    folder = train_agent(quick(real=True))
+    given = replace(config, temperatures=[], real_agents=[str(folder)])
+    cell = grid(given)[1]
+    # as if the best weights by real return had been kept, of an earlier step
+    shutil.copyfile(folder / "checkpoints" / f"{16:012d}.zip", folder / "agent.zip")
+    card = AgentCard.load(folder)
+    card.evaluation, card.kept_steps = replace(card.evaluation, every=16, keep="real"), 16
+    card.save(folder)
+    checkpoint = folder / "checkpoints" / f"{card.steps:012d}.zip"
+    found = settings_of(given, cell, training_of(given, cell))["agent"]
+    digests = [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in (checkpoint, folder / "agent.zip")
+    ]
+    assert found == digests[0] != digests[1]
+    assert run_cell(given, cell)
+    checkpoint.unlink()
+    with pytest.raises(
+        ConfigError, match=r"best weights by real return, of step 16.*last step, 32"
+    ):
+        read_scores(given, cell)
+
+
+def test_agents_of_other_beginnings_are_other_cells(
+    config: DreamGridConfig, quick: Callable[..., TrainAgentConfig]
+) -> None:
+    cell = grid(config)[1]
+    plain = training_of(config, cell)
+    begun = replace(plain, initial_agent=str(train_agent(quick())))
+    assert settings_of(config, cell, begun) != settings_of(config, cell, plain)
 
 
 def test_a_cell_that_is_held_is_left_alone(config: DreamGridConfig) -> None:

@@ -18,10 +18,12 @@ import torch
 
 from worldflow import load_world
 from worldflow.agents import loop as loop_module
+from worldflow.agents.locks import held
 from worldflow.agents.loop import Loop, train_loop
 from worldflow.agents.loop_config import TrainLoopConfig
 from worldflow.agents.loop_state import STAGES, STATE, LoopState
 from worldflow.agents.saved import AgentCard, load_agent
+from worldflow.agents.train import TrainAgentConfig
 from worldflow.cli import main as command_line
 from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset
@@ -45,7 +47,7 @@ TINY = [
     "agent.hyperparameters.n_steps=8",
     "agent.hyperparameters.batch_size=16",
     "agent.hyperparameters.features_dim=16",
-    "first_agent_steps=32",
+    "first_agent_steps=16",  # one rollout, as of all: a training that is killed begins anew
     "agent_steps=16",
     "explorer.steps=16",
     "evaluation.episodes=3",
@@ -144,7 +146,7 @@ def test_the_curve(whole: Path) -> None:
     real = [row for row in found if row["place"] == "real"]
     assert found[-1]["judging_steps"] == sum(row["env_steps"] for row in real)
     assert told["baseline_steps"] == real[0]["env_steps"]
-    assert [row["imagined_steps"] for row in real] == [0, 32, 64]  # explorer and agent
+    assert [row["imagined_steps"] for row in real] == [0, 16, 48]  # explorer and agent
     curves = read_scalars(whole / "tensorboard")
     steps, values = curves["loop/real_return"]
     assert steps.tolist() == [row["real_steps"] for row in real[1:]]
@@ -267,6 +269,32 @@ def test_a_finished_loop_does_nothing_and_a_larger_budget_goes_on(
 def test_wrong_settings(tmp_path: Path, changes: Sequence[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny(tmp_path, *changes)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with held(tmp_path / "lock") as mine:
+        assert mine
+        with pytest.raises(ConfigError, match="another process runs the loop"):
+            train_loop(tiny(tmp_path))
+    assert not (tmp_path / STATE).exists()
+
+
+def test_agents_have_checkpoints_and_the_device_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TrainAgentConfig] = []
+
+    def keep(config: TrainAgentConfig) -> Path:
+        asked.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module, "train_agent", keep)
+    monkeypatch.setattr(loop_module, "pretrain", lambda _: None)
+    for steps in (2, 200, 90_000):
+        with pytest.raises(KeyboardInterrupt):
+            train_loop(tiny(tmp_path / str(steps), f"first_agent_steps={steps}"))
+    assert [config.checkpoint_steps for config in asked] == [1, 50, 10_000]
+    assert {(config.device, config.world_device) for config in asked} == {("cpu", "cpu")}
 
 
 def test_refused_before_anything_is_made(tmp_path: Path) -> None:

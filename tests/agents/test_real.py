@@ -13,6 +13,7 @@ import torch
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from worldflow.agents import train as train_module
 from worldflow.agents.algorithms import AgentConfig, build
 from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluate import (
@@ -23,6 +24,7 @@ from worldflow.agents.evaluate import (
 )
 from worldflow.agents.evaluation_config import EvaluationConfig, StopConfig
 from worldflow.agents.evaluation_history import EvaluationHistory
+from worldflow.agents.evaluator import Evaluator
 from worldflow.agents.places import Places
 from worldflow.agents.rewards import RewardConfig
 from worldflow.agents.saved import load_agent
@@ -186,3 +188,32 @@ def test_processes_give_the_same_episodes(quick: Quick, tmp_path: Path) -> None:
     config.agent = replace(config.agent, observation="latents")
     with pytest.raises(ConfigError, match="processes=true is for agents on frames"):
         train_agent(replace(config, processes=True, out=str(tmp_path / "latents")))
+    with pytest.raises(ConfigError, match="processes=true gives each real environment"):
+        train_agent(replace(quick(), processes=True))
+
+
+def test_a_process_that_dies_is_named_and_the_evaluator_is_closed(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is that of the step: closing what is dead does not hide it."""
+    closed: list[Evaluator] = []
+    close = Evaluator.close
+
+    def noted(evaluator: Evaluator) -> None:
+        closed.append(evaluator)
+        close(evaluator)
+
+    def killing(model: Any, config: Any, keeper: Any, history: Any) -> None:
+        worker = model.get_env().unwrapped.processes[0]
+        worker.kill()
+        worker.join()
+        learn(model, config, keeper, history)
+
+    learn = train_module._learn
+    monkeypatch.setattr(Evaluator, "close", noted)
+    monkeypatch.setattr(train_module, "_learn", killing)
+    evaluation = EvaluationConfig(every=16, episodes=1)
+    config = quick(world=None, source=SourceConfig("worldflow/Catch-v0"), evaluation=evaluation)
+    with pytest.raises((EOFError, BrokenPipeError, ConnectionResetError)):
+        train_agent(replace(config, processes=True))
+    assert len(closed) == 1

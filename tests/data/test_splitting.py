@@ -193,6 +193,22 @@ def test_episodes_say_what_they_are_parts_of(tmp_path: Path) -> None:
     assert named.fingerprint() == whole.fingerprint()  # nothing is a part, so nothing differs
 
 
+def test_a_world_knows_its_episodes_in_a_dataset_that_grew(tmp_path: Path) -> None:
+    grown = dataset_of(tmp_path, [None] * 12)
+    train, held = split_growing(range(6), 0.34, 0)
+    frames = int(grown.lengths[:6].sum())
+    found = split_of(grown, HeldOut(0.34, 0, 6, 6, frames, growing=True))
+    np.testing.assert_array_equal(found[0], train)
+    np.testing.assert_array_equal(found[1], held)
+    assert set(held) <= set(split_growing(range(12), 0.34, 0)[1])  # nobody changed sides
+    with pytest.raises(DataError, match=r"begins with 6 episodes of 6 recordings and 12 frames"):
+        split_of(grown, HeldOut(0.34, 0, 6, 6, frames + 1, growing=True))
+    with pytest.raises(DataError, match="has 12 episodes, the world's dataset had 13"):
+        split_of(grown, HeldOut(0.34, 0, 13, 13, None, growing=True))
+    with pytest.raises(DataError, match="has 12 episodes, the world's dataset had 6"):
+        split_of(grown, HeldOut(0.34, 0, 6, 6, frames))
+
+
 def test_a_world_says_of_how_many_recordings_it_learned(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, ["a", "a", "b", "b", "c", "c"])
     train, held = split_of(dataset, HeldOut(0.34, 0, 6, 3))

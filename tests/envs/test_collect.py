@@ -167,6 +167,51 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
+def processes(mark: str) -> set[int]:
+    """Those that were started with a variable of this value, they or what started them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.add(int(path.parent.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find workers")
+@pytest.mark.parametrize("name", ["Catch", "TakeCover"])
+def test_a_killed_run_leaves_no_workers_and_goes_on(tmp_path: Path, name: str) -> None:
+    if name == "TakeCover":  # whose game is a process of its own
+        pytest.importorskip("vizdoom")
+    source, killed = SourceConfig(f"worldflow/{name}-v0"), tmp_path / "killed"
+    command = [sys.executable, "-m", "worldflow", "collect", f"source={name.lower()}", "seed=5"]
+    command += ["steps=100000", "workers=2", f"out={killed}", "progress=false"]
+    mark = f"WORLDFLOW_TEST={tmp_path}"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "WORLDFLOW_TEST": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=env)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("episodes/*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(processes(mark)) >= 3  # itself and two workers
+    children = Path(f"/proc/{process.pid}/task").glob("*/children")
+    found = [int(pid) for path in children for pid in path.read_text().split()]
+    games = [pid for pid in found if Path(f"/proc/{pid}/exe").readlink().name == "vizdoom"]
+    process.kill()
+    process.wait()
+    for game in games:  # of the killed process itself, which nobody ends
+        os.kill(game, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (left := processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    steps = EpisodeDataset(killed).steps + 1
+    collect(config(killed, steps=steps, source=source, workers=2))
+    collect(config(tmp_path / "whole", steps=steps, source=source))
+    assert tree(killed) == tree(tmp_path / "whole")
+
+
 def test_a_lost_episode_is_played_again_and_more_steps_extend(tmp_path: Path) -> None:
     collect(config(tmp_path / "short", steps=50))
     (tmp_path / "short" / "episodes" / "000003.safetensors").unlink()

@@ -70,9 +70,13 @@ def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.n
 def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the episodes that pretraining learned from, and of those that it held out.
 
+    Where the dataset grows (`HeldOut.growing`), it may have more by now: those are in neither.
+
     Raises:
         DataError: the dataset has not as many episodes, recordings or frames as pretraining had.
     """
+    if held_out.growing and len(dataset) > held_out.episodes:
+        return _split_of_before(dataset, held_out)
     if len(dataset) != held_out.episodes:
         raise DataError(
             f"{dataset.folder} has {len(dataset)} episodes, the world's dataset had "
@@ -100,6 +104,21 @@ def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np
             "never saw with data.unseen=true"
         )
     return split(recordings, held_out.fraction, held_out.seed, dataset.lengths)
+
+
+def _split_of_before(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """As `split_of`, of the first episodes of a dataset to which others were added."""
+    recordings = dataset.recordings[: held_out.episodes]
+    found = len(np.unique(recordings)), int(dataset.lengths[: held_out.episodes].sum())
+    had = held_out.recordings, held_out.frames
+    if any(b not in (None, a) for a, b in zip(found, had, strict=True)):
+        raise DataError(
+            f"{dataset.folder} begins with {held_out.episodes} episodes of {found[0]} recordings "
+            f"and {found[1]} frames, the world's dataset had as many of {had[0]} and {had[1]}, so "
+            "that it is unknown which it learned from; give that dataset, or one that the world "
+            "never saw with data.unseen=true"
+        )
+    return split_growing(recordings, held_out.fraction, held_out.seed)
 
 
 def real_clips(
