@@ -79,7 +79,7 @@ class Conditioning(nn.Module):
         return self.mlp(self._with_text(vector, text))
 
     def texts(self, batch: int, text: Tensor | None) -> Tensor | None:
-        """Texts (B, E), checked; zeros for None. None where the world knows no text.
+        """Texts (B, E), checked, as a copy; zeros for None. None where the world knows no text.
 
         Raises:
             DataError: text for a world that knows none, or of another shape.
@@ -95,7 +95,7 @@ class Conditioning(nn.Module):
             return self.null.new_zeros(shape)
         if tuple(text.shape) != shape:
             raise DataError(f"text has shape {tuple(text.shape)}, needed is {shape}")
-        return text.to(self.null)
+        return text.to(self.null, copy=True)
 
     def check_guidance(self, guidance: Guidance | None) -> Guidance:
         """The guidance, or none; raises ConfigError if it is over what the world does not know."""

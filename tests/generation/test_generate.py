@@ -221,6 +221,23 @@ def test_actions_may_be_of_the_whole_video_or_of_what_is_made(tmp_path: Path) ->
         read_actions(path, box, 6, 3)
 
 
+def test_actions_are_not_cut_anew(tmp_path: Path) -> None:
+    box = ActionSpec("box", low=(0.0, 0.0), high=(1.0, 1.0))
+    path = tmp_path / "a.csv"
+    path.write_text("action\n" + "0.5\n" * 6)  # not three actions of two numbers
+    with pytest.raises(DataError, match=r"shape \(\) a row, but this world's have \(2,\)"):
+        read_actions(path, box, 7, 1)
+    path.write_text("action_0,action_1\n" + "0.25,0.5\n" * 6)
+    assert read_actions(path, box, 7, 1)[0][1:].tolist() == [[0.25, 0.5]] * 6
+    with pytest.raises(DataError, match=r"shape \(2,\) a row"):
+        read_actions(path, ActionSpec("discrete", n=3), 7, 1)
+    path.write_text("action\n" + "0.5\n" * 6)
+    one = ActionSpec("box", low=(0.0,), high=(1.0,))
+    assert read_actions(path, one, 7, 1)[0][1:].tolist() == [[0.5]] * 6
+    path.write_text("action_0\n" + "2\n" * 6)
+    assert read_actions(path, ActionSpec("discrete", n=3), 7, 1)[0][1:].tolist() == [2] * 6
+
+
 def test_images_are_fitted(tmp_path: Path) -> None:
     halves = np.zeros((64, 128, 3), np.uint8)
     halves[:, 96:] = 255  # outside of the square in the middle

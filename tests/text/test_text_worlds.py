@@ -167,6 +167,33 @@ def test_a_dream_remembers_what_it_is_about() -> None:
     torch.testing.assert_close(prediction.log_likelihood, expected)
 
 
+@torch.inference_mode()
+def test_kept_states_keep_their_text() -> None:
+    """Neither a state's own past nor the caller's tensor is written to by `assign`."""
+    world = tiny_world(captions=CAPTIONS)
+    given = texts(world, *CAPTIONS)
+    kept, _ = world.first_frame(2, torch.Generator().manual_seed(0), text=given)
+    action = torch.tensor([0, 1])
+    state, _ = world.step(kept, action, torch.Generator().manual_seed(1))
+    before = world.step(kept, action, torch.Generator().manual_seed(1))[1].latents
+    assert state.text is not None and kept.text is not None
+    other = world.first_frame(1, torch.Generator().manual_seed(2), text=given[1:])[0]
+    state.assign(torch.tensor([0]), other)
+    assert torch.equal(state.text, given[[1, 1]])
+    assert torch.equal(kept.text, given) and torch.equal(given, texts(world, *CAPTIONS))
+    after = world.step(kept, action, torch.Generator().manual_seed(1))[1].latents
+    assert torch.equal(before, after)
+
+
+@torch.inference_mode()
+def test_assigned_text_is_not_the_callers() -> None:
+    world = tiny_world(captions=CAPTIONS)
+    given = texts(world, *CAPTIONS)
+    state = world.initial_state(*clip(2, 2), text=given)
+    state.assign(torch.tensor([0]), state.rows(torch.tensor([1])))
+    assert torch.equal(given, texts(world, *CAPTIONS))
+
+
 def test_the_first_frame_from_nothing_has_the_likelihood_of_a_first_frame() -> None:
     world = tiny_world(captions=CAPTIONS).double()
     text = texts(world, *CAPTIONS)
