@@ -102,7 +102,7 @@ def test_sentences_are_taken_as_they_are_and_null_is_none() -> None:
         ("null", None),
     ],
 )
-def test_sentences_are_taken_as_they_are(written: str, meant: str | None) -> None:
+def test_sentences_keep_braces_and_inner_quotes(written: str, meant: str | None) -> None:
     config = load_config("collect", CollectConfig, ["source=catch", f"caption={written}", "out=x"])
     assert config.caption == meant
 

@@ -178,6 +178,32 @@ def test_prompts_and_guidance_for_worlds_without_text(
     assert "knows no text" in fail(capsys, worlds / "plain", out, "guidance=1")
 
 
+def test_guidance_towards_nothing_is_refused(
+    worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fail(capsys, worlds / "text", out, "guidance=2")
+    assert "guidance=2 over text leads towards a prompt" in message
+    settings = ["guidance=2", "guidance.over=actions"]
+    assert "towards actions" in fail(capsys, worlds / "text", out, "prompt=ball", *settings)
+    assert "a prompt or actions" in fail(
+        capsys, worlds / "text", out, "guidance=2", "guidance.over=both"
+    )
+    run(worlds / "text", out, "prompt=ball falls left", "guidance=2", "guidance.over=both")
+
+
+def test_a_video_is_not_written_over(
+    worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = write_image(out.with_name("a.png"), (80, 64, 3))
+    report = run(worlds / "text", out, f"image={picture}", "fit=pad", "prompt=ball falls left")
+    assert (report["fit"], report["context"], report["encoder"]) == ("pad", None, "words")
+    before = (out / "video.mp4").read_bytes()
+    settings = [f"world={worlds / 'text'}", f"out={out}", "seed=1", "progress=false"]
+    assert main(["generate", *settings]) == USER_ERROR
+    assert "holds a generated video; choose another out" in capsys.readouterr().err
+    assert (out / "video.mp4").read_bytes() == before
+
+
 def test_bad_files(worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, world = out.parent, worlds / "plain"
     (folder / "text.png").write_text("no image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,29 @@ def test_rows_of_guided_and_unguided_dreams_do_not_mix() -> None:
         plain.where(torch.tensor([True]), plain, guided)
     both = guided.where(torch.tensor([True]), guided, guided)
     assert both.guidance == Guidance(1.0) and both.flow.unguided is not None
+
+
+def test_guidance_over_what_was_never_hidden_is_refused(tmp_path: Path) -> None:
+    world = tiny_world(captions=CAPTIONS)
+    frames, actions = clip(1, 2)
+    for noted in (None, True, False):
+        spec = replace(world.spec, knows_unknown_actions=noted)
+        changed = WorldModel(world.config, spec, world.calibration, world.context).eval()
+        save_world(changed, tmp_path / "w", "card")
+        loaded = load_world(tmp_path / "w")
+        assert loaded.spec.knows_unknown_actions is noted
+        loaded.initial_state(frames, actions, guidance=Guidance(1.0, "text"))
+        if noted is not False:
+            loaded.initial_state(frames, actions, guidance=Guidance(1.0, "actions"))
+            continue
+        for over in ("actions", "both"):
+            with pytest.raises(ConfigError, match="no action was hidden from this world"):
+                loaded.initial_state(frames, actions, guidance=Guidance(1.0, over))
+    path = tmp_path / "w" / "config.yaml"
+    written = path.read_text()
+    path.write_text(written.replace("  knows_unknown_actions: false\n", ""))
+    assert path.read_text() != written
+    assert load_world(tmp_path / "w").spec.knows_unknown_actions is None  # a world of before
 
 
 def test_wrong_texts_are_refused() -> None:
