@@ -148,6 +148,7 @@ def test_a_world_says_whether_actions_were_hidden_from_it(config: PretrainConfig
 @pytest.mark.parametrize("mode", ["two-stage", "joint"])
 def test_a_world_learns_from_captions(config: PretrainConfig, mode: str) -> None:
     config.training.codec_mode = mode
+    config.data.held_out = 0.6  # with both captions
     config.training.joint.steps = config.training.joint.validate_every = 4
     config.training.joint.batch = config.training.joint.clip = 4
     world = load_world(main(config))
