@@ -48,7 +48,8 @@ class Beginnings:
     Raises:
         DataError: frames that cannot be read or do not fit, a prompt for a world that learned from
             no captions, or a world without contexts.
-        ConfigError: guidance over what the world does not know, or no encoder for the prompt.
+        ConfigError: guidance over what the world does not know or is not told, or no encoder for
+            the prompt.
     """
 
     def __init__(self, world: WorldModel, start: Start) -> None:
@@ -56,6 +57,7 @@ class Beginnings:
         self._text: torch.Tensor | None = None
         if start.prompt is not None:
             self._text = embed(encoder_of(world.spec.text), [start.prompt])
+        self._guidance.check_told(self._text is not None, world.action_spec.kind != "none")
         self._contexts: Contexts | None = None
         self._known = start.initial_frames is None
         if start.initial_frames is not None:

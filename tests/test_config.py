@@ -89,6 +89,24 @@ def test_sentences_are_taken_as_they_are_and_null_is_none() -> None:
     assert load_config("generate", GenerateConfig, ["world=w", "guidance=2"]).guidance.weight == 2.0
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("{state}", "{state}"),
+        ("'{state}'", "{state}"),
+        ('the sign says "exit"', 'the sign says "exit"'),
+        ("'left' or 'right'", "'left' or 'right'"),
+        ("dogs'", "dogs'"),
+        ("'", "'"),
+        ("''", ""),
+        ("null", None),
+    ],
+)
+def test_sentences_keep_braces_and_inner_quotes(written: str, meant: str | None) -> None:
+    config = load_config("collect", CollectConfig, ["source=catch", f"caption={written}", "out=x"])
+    assert config.caption == meant
+
+
 def test_a_missing_value_is_named_in_its_shortest_form() -> None:
     with pytest.raises(ConfigError, match=r"missing value: data.path; give data=\.\.\."):
         pretrain("out=x")

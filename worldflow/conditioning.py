@@ -25,13 +25,21 @@ class Conditioning(nn.Module):
         spec: the kind and limits of the actions.
         width: D.
         text: how texts were encoded; None: there are none.
+        knows_unknown: whether it learned what actions are that are not known; None: nobody knows.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, spec: ActionSpec, width: int, text: TextSpec | None = None) -> None:
+    def __init__(
+        self,
+        spec: ActionSpec,
+        width: int,
+        text: TextSpec | None = None,
+        knows_unknown: bool | None = None,
+    ) -> None:
         super().__init__()
+        self._knows_unknown = knows_unknown
         self.spec, self.width, self.text = spec, width, text
         self.null = nn.Parameter(torch.randn(width))
         if spec.kind == "discrete":
@@ -79,7 +87,7 @@ class Conditioning(nn.Module):
         return self.mlp(self._with_text(vector, text))
 
     def texts(self, batch: int, text: Tensor | None) -> Tensor | None:
-        """Texts (B, E), checked; zeros for None. None where the world knows no text.
+        """Texts (B, E), checked, as a copy; zeros for None. None where the world knows no text.
 
         Raises:
             DataError: text for a world that knows none, or of another shape.
@@ -95,10 +103,14 @@ class Conditioning(nn.Module):
             return self.null.new_zeros(shape)
         if tuple(text.shape) != shape:
             raise DataError(f"text has shape {tuple(text.shape)}, needed is {shape}")
-        return text.to(self.null)
+        return text.to(self.null, copy=True)
 
     def check_guidance(self, guidance: Guidance | None) -> Guidance:
-        """The guidance, or none; raises ConfigError if it is over what the world does not know."""
+        """The guidance, or none.
+
+        Raises:
+            ConfigError: it is over what the world does not know, or what was never hidden from it.
+        """
         guidance = guidance or Guidance()
         for hidden, known, name in (
             (guidance.hides_text, self.text is not None, "text"),
@@ -109,6 +121,11 @@ class Conditioning(nn.Module):
                     f"guidance.over={guidance.over}, but this world knows no {name}; choose what "
                     "it was trained on, or no guidance"
                 )
+        if guidance.active and guidance.hides_actions and self._knows_unknown is False:
+            raise ConfigError(
+                f"guidance.over={guidance.over}, but no action was hidden from this world when it "
+                "learned; pretrain one with training.flow.action_dropout=0.1 (or training.joint's)"
+            )
         return guidance
 
     def without(

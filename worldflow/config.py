@@ -163,19 +163,27 @@ def sort_overrides(
             raise ConfigError(f"{text!r} is not an override; write key=value")
         if name in groups and raw in choices(name):
             picked.append(text)
+        elif name in PLAIN_PATHS:
+            values.append((name, None if raw == "null" else _unquoted(raw)))
         elif raw.startswith("{"):  # several settings of a node at once
             values.append((name, _value(text)))
-        elif name in PLAIN_PATHS and raw == "null":
-            values.append((name, None))
-        elif name in PLAIN_PATHS or name in SHORTHANDS:
-            values.append((SHORTHANDS.get(name, name), raw.strip("'\"")))
+        elif name in SHORTHANDS:
+            values.append((SHORTHANDS[name], _unquoted(raw)))
         elif name in PATH_KEYS:
-            values.append((f"{name}.{PATH_KEYS[name]}", raw.strip("'\"")))
+            values.append((f"{name}.{PATH_KEYS[name]}", _unquoted(raw)))
         elif name in groups:
             raise ConfigError(_no_choice(name, raw))
         else:
             values.append((name, _value(text)))
     return picked, values
+
+
+def _unquoted(raw: str) -> str:
+    """Without the quotes around the whole; others belong to the value."""
+    quote = raw[:1]
+    if len(raw) > 1 and quote in ("'", '"') and raw[1:].find(quote) == len(raw) - 2:
+        return raw[1:-1]
+    return raw
 
 
 def _set(node: DictConfig, key: str, value: Any, groups: set[str]) -> None:

@@ -94,4 +94,6 @@ def dream_frame(
         jacobi_iterations=sample.passes,
         sequential_fallbacks=sample.fallbacks,
     )
-    return WorldState(flow, cache, latents, state.text, state.guidance), prediction
+    # of its own, as `WorldState.assign` writes in place
+    text = None if state.text is None else state.text.clone()
+    return WorldState(flow, cache, latents, text, state.guidance), prediction

@@ -190,6 +190,7 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             values["held_out"].setdefault(name, None)
         values["held_out"].setdefault("growing", False)
         text = values.setdefault("text", None)
+        unknown = values.setdefault("knows_unknown_actions", None)
         low, high = values["reward_range"]
         height, width, colours = values["frame_shape"]
         spec = WorldSpec(
@@ -200,6 +201,7 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             reward_range=(float(low), float(high)),
             held_out=HeldOut(**values["held_out"]),
             text=None if text is None else _text_spec(text),
+            knows_unknown_actions=None if unknown is None else bool(unknown),
         )
         _refuse_differences(values, _plain(asdict(spec)), "spec")
     except (KeyError, TypeError, ValueError, OmegaConfBaseException, WorldflowError) as error:

@@ -46,7 +46,9 @@ class WorldModel(nn.Module):
         height, width, _ = spec.frame_shape
         self.codec = Codec(config.codec, (height, width))
         self.tokens, self.channels = self.codec.tokens, config.codec.channels
-        self.conditioning = Conditioning(spec.action_spec, config.condition, spec.text)
+        self.conditioning = Conditioning(
+            spec.action_spec, config.condition, spec.text, spec.knows_unknown_actions
+        )
         self.flow = Flow(config.flow, self.tokens, self.channels, config.condition)
         self.denoiser = Denoiser(config.denoiser, self.tokens, self.channels, config.condition)
         heads, features = config.heads, config.denoiser.transformer.width

@@ -86,6 +86,8 @@ class WorldSpec:
         reward_range: smallest and largest reward of the data.
         held_out: the episodes that measurements must use.
         text: how captions were encoded; None: it learned without.
+        knows_unknown_actions: whether it also learned from frames whose action it was not told;
+            None, in worlds of before that was noted: nobody knows.
     """
 
     action_spec: ActionSpec
@@ -95,6 +97,7 @@ class WorldSpec:
     reward_range: tuple[float, float]
     held_out: HeldOut
     text: TextSpec | None = None
+    knows_unknown_actions: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,9 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this world knows no text"):
         StarFlowWorldEnv(world, guidance=1.0)
     StarFlowWorldEnv(world, guidance=1.0, guidance_over="actions").reset()
+    with pytest.raises(ConfigError, match="guidance=1 over text leads towards a prompt"):
+        StarFlowWorldEnv(knows, guidance=1.0)
+    StarFlowWorldEnv(knows, guidance=1.0, guidance_over="both")  # an env always has actions
     with pytest.raises(DataError, match="no words"):
         StarFlowWorldEnv(knows, prompt="")
     with pytest.raises(DataError, match="there is no such image"):

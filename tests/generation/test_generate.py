@@ -178,6 +178,32 @@ def test_prompts_and_guidance_for_worlds_without_text(
     assert "knows no text" in fail(capsys, worlds / "plain", out, "guidance=1")
 
 
+def test_guidance_towards_nothing_is_refused(
+    worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fail(capsys, worlds / "text", out, "guidance=2")
+    assert "guidance=2 over text leads towards a prompt" in message
+    settings = ["guidance=2", "guidance.over=actions"]
+    assert "towards actions" in fail(capsys, worlds / "text", out, "prompt=ball", *settings)
+    assert "a prompt or actions" in fail(
+        capsys, worlds / "text", out, "guidance=2", "guidance.over=both"
+    )
+    run(worlds / "text", out, "prompt=ball falls left", "guidance=2", "guidance.over=both")
+
+
+def test_a_video_is_not_written_over(
+    worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = write_image(out.with_name("a.png"), (80, 64, 3))
+    report = run(worlds / "text", out, f"image={picture}", "fit=pad", "prompt=ball falls left")
+    assert (report["fit"], report["context"], report["encoder"]) == ("pad", None, "words")
+    before = (out / "video.mp4").read_bytes()
+    settings = [f"world={worlds / 'text'}", f"out={out}", "seed=1", "progress=false"]
+    assert main(["generate", *settings]) == USER_ERROR
+    assert "holds a generated video; choose another out" in capsys.readouterr().err
+    assert (out / "video.mp4").read_bytes() == before
+
+
 def test_bad_files(worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, world = out.parent, worlds / "plain"
     (folder / "text.png").write_text("no image")
@@ -219,6 +245,23 @@ def test_actions_may_be_of_the_whole_video_or_of_what_is_made(tmp_path: Path) ->
     box = ActionSpec("box", low=(0.0, 0.0), high=(1.0, 1.0))
     with pytest.raises(DataError, match=r"a\.jsonl"):
         read_actions(path, box, 6, 3)
+
+
+def test_actions_are_not_cut_anew(tmp_path: Path) -> None:
+    box = ActionSpec("box", low=(0.0, 0.0), high=(1.0, 1.0))
+    path = tmp_path / "a.csv"
+    path.write_text("action\n" + "0.5\n" * 6)  # not three actions of two numbers
+    with pytest.raises(DataError, match=r"shape \(\) a row, but this world's have \(2,\)"):
+        read_actions(path, box, 7, 1)
+    path.write_text("action_0,action_1\n" + "0.25,0.5\n" * 6)
+    assert read_actions(path, box, 7, 1)[0][1:].tolist() == [[0.25, 0.5]] * 6
+    with pytest.raises(DataError, match=r"shape \(2,\) a row"):
+        read_actions(path, ActionSpec("discrete", n=3), 7, 1)
+    path.write_text("action\n" + "0.5\n" * 6)
+    one = ActionSpec("box", low=(0.0,), high=(1.0,))
+    assert read_actions(path, one, 7, 1)[0][1:].tolist() == [[0.5]] * 6
+    path.write_text("action_0\n" + "2\n" * 6)
+    assert read_actions(path, ActionSpec("discrete", n=3), 7, 1)[0][1:].tolist() == [2] * 6
 
 
 def test_images_are_fitted(tmp_path: Path) -> None:

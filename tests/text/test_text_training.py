@@ -22,10 +22,10 @@ from worldflow.storage import load_world
 from worldflow.testing import tiny_world
 from worldflow.text.words import WordEncoder
 from worldflow.training.batches import FrameEpisodes
-from worldflow.training.captions import FILE, encode_captions
+from worldflow.training.captions import FILE, check_text_dropout, encode_captions
 from worldflow.training.flow_gradients import clip_noise, some_text
 from worldflow.training.flow_stage import FlowStage
-from worldflow.training.flow_validation import other_texts
+from worldflow.training.flow_validation import other_texts, told_otherwise
 from worldflow.training.loop import row_generators
 from worldflow.training.pretrain import PretrainConfig, main
 from worldflow.training.settings import TrainingConfig
@@ -117,9 +117,38 @@ def test_other_texts_are_of_other_clips() -> None:
     assert other_texts(torch.zeros(2, 0)).shape == (2, 0)
 
 
+def test_the_gap_is_of_clips_that_have_a_caption() -> None:
+    a, b, none = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
+    text = torch.tensor([a, b, none, a])
+    assert told_otherwise(text, torch.tensor([b, a, a, a])).tolist() == [True, True, False, False]
+    assert told_otherwise(torch.zeros(2, 0), torch.zeros(2, 0)).tolist() == [False, False]
+
+
+def test_hiding_all_captions_or_none_is_refused(config: PretrainConfig) -> None:
+    config.training.flow.text_dropout = 1.0
+    with pytest.raises(ConfigError, match=r"training.flow.text_dropout=1 hides every caption"):
+        main(config)
+    check_text_dropout("here", 0.0, ["a", None])
+    check_text_dropout("here", 0.1, ["a", "b"])
+    with pytest.raises(ConfigError, match="here=0, and every episode has a caption"):
+        check_text_dropout("here", 0.0, ["a", "b"])
+
+
+def test_a_world_says_whether_actions_were_hidden_from_it(config: PretrainConfig) -> None:
+    config.training.flow.action_dropout = 0.0
+    first = main(replace(config, text=None))
+    assert load_world(first).spec.knows_unknown_actions is False
+    again = main(replace(config, text=None, initial_world=str(first), out=config.out + "2"))
+    assert load_world(again).spec.knows_unknown_actions is None
+    config.training.flow.action_dropout = 0.1
+    hidden = main(replace(config, text=None, out=config.out + "3"))
+    assert load_world(hidden).spec.knows_unknown_actions is True
+
+
 @pytest.mark.parametrize("mode", ["two-stage", "joint"])
 def test_a_world_learns_from_captions(config: PretrainConfig, mode: str) -> None:
     config.training.codec_mode = mode
+    config.data.held_out = 0.6  # with both captions
     config.training.joint.steps = config.training.joint.validate_every = 4
     config.training.joint.batch = config.training.joint.clip = 4
     world = load_world(main(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,33 @@ def test_a_dream_remembers_what_it_is_about() -> None:
     torch.testing.assert_close(prediction.log_likelihood, expected)
 
 
+@torch.inference_mode()
+def test_kept_states_keep_their_text() -> None:
+    """Neither a state's own past nor the caller's tensor is written to by `assign`."""
+    world = tiny_world(captions=CAPTIONS)
+    given = texts(world, *CAPTIONS)
+    kept, _ = world.first_frame(2, torch.Generator().manual_seed(0), text=given)
+    action = torch.tensor([0, 1])
+    state, _ = world.step(kept, action, torch.Generator().manual_seed(1))
+    before = world.step(kept, action, torch.Generator().manual_seed(1))[1].latents
+    assert state.text is not None and kept.text is not None
+    other = world.first_frame(1, torch.Generator().manual_seed(2), text=given[1:])[0]
+    state.assign(torch.tensor([0]), other)
+    assert torch.equal(state.text, given[[1, 1]])
+    assert torch.equal(kept.text, given) and torch.equal(given, texts(world, *CAPTIONS))
+    after = world.step(kept, action, torch.Generator().manual_seed(1))[1].latents
+    assert torch.equal(before, after)
+
+
+@torch.inference_mode()
+def test_assigned_text_is_not_the_callers() -> None:
+    world = tiny_world(captions=CAPTIONS)
+    given = texts(world, *CAPTIONS)
+    state = world.initial_state(*clip(2, 2), text=given)
+    state.assign(torch.tensor([0]), state.rows(torch.tensor([1])))
+    assert torch.equal(given, texts(world, *CAPTIONS))
+
+
 def test_the_first_frame_from_nothing_has_the_likelihood_of_a_first_frame() -> None:
     world = tiny_world(captions=CAPTIONS).double()
     text = texts(world, *CAPTIONS)
@@ -215,6 +243,29 @@ def test_rows_of_guided_and_unguided_dreams_do_not_mix() -> None:
         plain.where(torch.tensor([True]), plain, guided)
     both = guided.where(torch.tensor([True]), guided, guided)
     assert both.guidance == Guidance(1.0) and both.flow.unguided is not None
+
+
+def test_guidance_over_what_was_never_hidden_is_refused(tmp_path: Path) -> None:
+    world = tiny_world(captions=CAPTIONS)
+    frames, actions = clip(1, 2)
+    for noted in (None, True, False):
+        spec = replace(world.spec, knows_unknown_actions=noted)
+        changed = WorldModel(world.config, spec, world.calibration, world.context).eval()
+        save_world(changed, tmp_path / "w", "card")
+        loaded = load_world(tmp_path / "w")
+        assert loaded.spec.knows_unknown_actions is noted
+        loaded.initial_state(frames, actions, guidance=Guidance(1.0, "text"))
+        if noted is not False:
+            loaded.initial_state(frames, actions, guidance=Guidance(1.0, "actions"))
+            continue
+        for over in ("actions", "both"):
+            with pytest.raises(ConfigError, match="no action was hidden from this world"):
+                loaded.initial_state(frames, actions, guidance=Guidance(1.0, over))
+    path = tmp_path / "w" / "config.yaml"
+    written = path.read_text()
+    path.write_text(written.replace("  knows_unknown_actions: false\n", ""))
+    assert path.read_text() != written
+    assert load_world(tmp_path / "w").spec.knows_unknown_actions is None  # a world of before
 
 
 def test_wrong_texts_are_refused() -> None:

@@ -17,7 +17,12 @@ from worldflow.errors import ConfigError
 from worldflow.evaluation.clips import held_out_episodes
 from worldflow.heads import HeadsConfig
 from worldflow.storage import load_world
-from worldflow.training.completion import starting_contexts, thumbnails, warn_of_shifts
+from worldflow.training.completion import (
+    MAX_CONTEXTS,
+    starting_contexts,
+    thumbnails,
+    warn_of_shifts,
+)
 from worldflow.training.pretrain import main
 
 
@@ -102,6 +107,7 @@ class Numbered:
     lengths = np.array([3, 12, 7])
     action_spec = ActionSpec("discrete", n=2)
     folder = Path("numbered")
+    metadata = SimpleNamespace(source={})
 
     def __init__(self, unknown: int | None = None) -> None:
         self._unknown = unknown
@@ -128,6 +134,26 @@ def test_dreams_begin_as_episodes_do_or_anywhere_in_them() -> None:
     np.testing.assert_array_equal(drawn.frames, again.frames)
     other = starting_contexts(Numbered(), held_out, 3, "random", 1)  # type: ignore[arg-type]
     assert other.frames[:, 0, 0, 0, 0].tolist() != begins
+
+
+class Merged(Numbered):
+    """Two hundred episodes of 4 frames of each of two sources, one after the other."""
+
+    lengths = np.full(400, 4)
+    metadata = SimpleNamespace(source={"merged": [{}, {}]})
+
+    def read(self, index: int, start: int, stop: int) -> SimpleNamespace:
+        """Frames that show the number of the source."""
+        return super().read(0, int(index >= 200), int(index >= 200) + stop - start)
+
+
+def test_a_merged_world_begins_in_all_its_sources() -> None:
+    held_out = np.arange(400)
+    drawn = starting_contexts(Merged(), held_out, 2, "first", 0)  # type: ignore[arg-type]
+    first = drawn.frames[:, 0, 0, 0, 0]
+    assert len(first) == MAX_CONTEXTS and 16 < first.sum() < 48  # of each about half
+    again = starting_contexts(Merged(), held_out, 2, "first", 0)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(drawn.frames, again.frames)
 
 
 def test_no_context_spans_an_action_that_was_not_recorded() -> None:

@@ -38,6 +38,23 @@ class Guidance:
         """Whether there is anything to do."""
         return self.weight > 0.0
 
+    def check_told(self, text: bool, actions: bool) -> None:
+        """Refuse to lead a dream towards what it is not told.
+
+        Args:
+            text: whether it is told a text.
+            actions: whether it is told actions.
+
+        Raises:
+            ConfigError: nothing that the guidance is over.
+        """
+        if self.active and not ((self.hides_text and text) or (self.hides_actions and actions)):
+            needed = {"text": "a prompt", "actions": "actions", "both": "a prompt or actions"}
+            raise ConfigError(
+                f"guidance={self.weight:g} over {self.over} leads towards {needed[self.over]}, and "
+                "there is nothing of it here; give it, or leave the guidance out"
+            )
+
     @property
     def hides_text(self) -> bool:
         """Whether the unconditional side sees no text."""

@@ -65,7 +65,8 @@ class GenerateConfig:
         guidance: towards the prompt or the actions (`guidance=W` sets the weight).
         lookahead: 0 or 1: refuse a world whose denoiser does not look ahead so far; null: take it
             as it is.
-        out: folder for the video, a contact sheet and what the world says of each frame.
+        out: folder for the video, a contact sheet and what the world says of each frame; refused
+            if it holds such a video already.
         progress: show a progress bar.
     """
 
@@ -109,10 +110,12 @@ def main(config: GenerateConfig) -> Path:
     """Write `video.mp4`, `sheet.png` and `generated.json` to `out`; returns the folder.
 
     Raises:
-        ConfigError: settings that contradict each other or the world.
+        ConfigError: settings that contradict each other or the world, or `out` holds a video.
         DataError: a file that cannot be read, or text for a world that knows none.
         WorldFormatError: the world cannot be loaded, or its encoder is another one.
     """
+    if (Path(config.out) / REPORT).exists():
+        raise ConfigError(f"{config.out} holds a generated video; choose another out=...")
     world = load_world(config.world.path, calibrated=False)
     own = world.config.denoiser.lookahead
     if config.lookahead not in (None, own):
@@ -137,12 +140,14 @@ def main(config: GenerateConfig) -> Path:
 
 
 def request_of(config: GenerateConfig, world: WorldModel, text: Tensor | None) -> Request:
-    """What the settings ask of the world, one video.
+    """What the settings ask of the world, one video, on its device.
 
     Raises:
         DataError: a file that cannot be read or does not fit.
+        ConfigError: guidance over what the world does not know, or is not told.
     """
     shape, spec = world.frame_shape, world.action_spec
+    guidance = world.conditioning.check_guidance(config.guidance)
     frames = np.zeros((0, *shape), np.uint8)
     if config.image is not None:
         frames = read_image(config.image, shape, config.fit)
@@ -157,8 +162,13 @@ def request_of(config: GenerateConfig, world: WorldModel, text: Tensor | None) -
         actions, known = no_actions(spec, config.length)
     else:
         actions, known = read_actions(config.actions, spec, config.length, len(frames))
-    start, led, are_known = (torch.from_numpy(array)[None] for array in (frames, actions, known))
-    return Request(start, led, are_known, text, config.guidance, config.temperature)
+    guidance.check_told(text is not None, bool(known.any()))
+    device = world.conditioning.null.device
+    start, led, are_known = (
+        torch.from_numpy(array)[None].to(device) for array in (frames, actions, known)
+    )
+    text = None if text is None else text.to(device)
+    return Request(start, led, are_known, text, guidance, config.temperature)
 
 
 def nearest_caption(
@@ -182,18 +192,24 @@ def _write(
 ) -> Path:
     folder, given = Path(config.out), request.frames.shape[1]
     folder.mkdir(parents=True, exist_ok=True)
-    frames = dreamed.frames[0].numpy()
+    frames = dreamed.frames[0].cpu().numpy()
     scale = 2 * -(-HEIGHT // (2 * frames.shape[1]))  # even, as H.264 needs
     write_video(folder / VIDEO, frames, world.spec.fps, scale)
     save_png(folder / SHEET, contact_sheet(frames, given))
     likelihood, bits = dreamed.log_likelihood[0].tolist(), dreamed.bits_per_dim[0].tolist()
     made = likelihood[given:]
+    encoder = None
+    if config.prompt is not None and world.spec.text is not None:
+        encoder = config.encoder or world.spec.text.encoder
     report: dict[str, Any] = {
         "world": config.world.path,
         "prompt": config.prompt,
+        "encoder": encoder,
         "nearest_caption": nearest and {"text": nearest[0], "cosine": nearest[1]},
         "image": config.image,
         "video": config.video,
+        "context": config.context,
+        "fit": config.fit,
         "actions": config.actions,
         "seed": config.seed,
         "temperature": config.temperature,
@@ -207,6 +223,7 @@ def _write(
             for t, (nats, bit) in enumerate(zip(likelihood, bits, strict=True))
         ],
     }
+    # at the end: a folder without it is of a run that was killed
     write_atomically(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     print(
         f"{folder / VIDEO}: {config.length} frames, of which {given} given; log-likelihood "

@@ -108,9 +108,16 @@ def read_actions(
             f"{path}: {len(found)} actions, but a video of {length} frames, of which {given} are "
             f"given, takes {wanted}; set length, or add actions"
         )
+    wanted_shape, single = (len(found), *spec.shape), ((len(found),), (len(found), 1))
+    if found.shape in single and wanted_shape in single:  # one number a row, written either way
+        found = found.reshape(wanted_shape)
+    if found.shape != wanted_shape:
+        raise DataError(
+            f"{path}: actions of shape {found.shape[1:]} a row, but this world's have {spec.shape}"
+        )
     try:
-        checked = spec.validate(found.reshape(-1, *spec.shape))
-    except (DataError, ValueError) as error:
+        checked = spec.validate(found)
+    except DataError as error:
         raise DataError(f"{path}: {error}") from error
     actions, known = no_actions(spec, length)
     actions[length - len(checked) :], known[length - len(checked) :] = checked, True

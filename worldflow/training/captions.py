@@ -66,6 +66,26 @@ def encode_captions(name: str, dataset: EpisodeDataset, folder: Path) -> Encoded
     return EncodedCaptions(spec, _rows(dataset.captions, unique, vectors))
 
 
+def check_text_dropout(where: str, share: float, captions: Sequence[str | None]) -> None:
+    """Refuse a share of hidden captions with which text, or its absence, would not be learned.
+
+    Args:
+        where: the setting's name, for the message.
+        share: of the clips whose caption is hidden.
+        captions: of the episodes.
+
+    Raises:
+        ConfigError: it hides all, or none where each episode has one.
+    """
+    if share == 1.0:
+        raise ConfigError(f"{where}=1 hides every caption; lower it, or use text=null")
+    if share == 0.0 and None not in captions:
+        raise ConfigError(
+            f"{where}=0, and every episode has a caption: the world would not learn to go without "
+            "one, which guidance and every use without a prompt need; use 0.1"
+        )
+
+
 def _rows(captions: Sequence[str | None], unique: list[str], vectors: np.ndarray) -> np.ndarray:
     numbers = {caption: number for number, caption in enumerate(unique)}
     rows = np.zeros((len(captions), vectors.shape[1]), np.float32)

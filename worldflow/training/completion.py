@@ -70,7 +70,8 @@ def starting_contexts(
         dataset: to read from.
         held_out: indices of the episodes to choose from.
         context: frames of a piece; all actions between them are known.
-        starts: "first": the beginnings of as many episodes; "random": moments drawn from all
+        starts: "first": the beginnings of as many episodes, in an order drawn where the dataset was
+            merged, so that no source takes all places; "random": moments drawn from all
             episodes alike, each of which a frame follows, so that none is the end of an episode.
         seed: of what is drawn.
 
@@ -100,6 +101,8 @@ def _places(
     """Episodes and first frames of pieces that may be contexts, in the order of preference."""
     long = [int(index) for index in held_out if dataset.lengths[index] > context]
     if starts == "first":
+        if "merged" in dataset.metadata.source:
+            long = np.random.default_rng(seed).permutation(long).tolist()
         yield from ((index, 0) for index in long)
         return
     lasts = np.cumsum([int(dataset.lengths[index]) - context for index in long])

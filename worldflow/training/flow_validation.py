@@ -74,7 +74,7 @@ class FlowValidation:
             of_wrong = _mean(self._nll(world, noisy, wrong, batch.known, batch.text), known)
             figures["held_out_nll_wrong_action"] = of_wrong
             figures["held_out_action_gap"] = of_wrong - _mean(nll, known)
-        told = batch.valid & (foreign != batch.text).any(dim=1)[:, None]
+        told = batch.valid & told_otherwise(batch.text, foreign)[:, None]
         if told.any():
             under_others = self._nll(world, noisy, batch.actions, batch.known, foreign)
             figures["held_out_text_gap"] = _mean(under_others, told) - _mean(nll, told)
@@ -157,6 +157,11 @@ def other_texts(text: Tensor) -> Tensor:
         differs = (following != text[k]).any(dim=1) & following.any(dim=1)
         rows.append(following[int(differs.int().argmax())] if differs.any() else text[k])
     return torch.stack(rows)
+
+
+def told_otherwise(text: Tensor, foreign: Tensor) -> Tensor:
+    """Which rows of (B, W) have a text, and another one in `foreign`: (B,)."""
+    return text.any(dim=1) & (foreign != text).any(dim=1)
 
 
 def _mean(values: Tensor, mask: Tensor) -> float:

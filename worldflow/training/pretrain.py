@@ -18,7 +18,7 @@ from worldflow.errors import ConfigError
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
 from worldflow.text.encoder import NAMES
-from worldflow.training.captions import EncodedCaptions, encode_captions
+from worldflow.training.captions import EncodedCaptions, check_text_dropout, encode_captions
 from worldflow.training.card import world_card
 from worldflow.training.checkpoint import Progress
 from worldflow.training.completion import starting_contexts
@@ -108,9 +108,11 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     held = HeldOut(share, training.seed, len(dataset), recordings, frames, config.growing)
     captions = None
     if config.text is not None:
-        main = ranks.main
+        stage, main = "joint" if training.is_joint else "flow", ranks.main
+        where = f"training.{stage}.text_dropout"
+        check_text_dropout(where, training.clips.text_dropout, dataset.captions)
         captions = ranks.share(encode_captions(config.text, dataset, folder) if main else None)
-    spec = _spec(dataset, held, captions)
+    spec = _spec(config, dataset, held, captions)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)
         world = WorldModel(config.world, spec).to(ranks.device)
@@ -164,10 +166,18 @@ def _check(config: PretrainConfig, ranks: Ranks) -> None:
 
 
 def _spec(
-    dataset: EpisodeDataset, held_out: HeldOut, captions: EncodedCaptions | None
+    config: PretrainConfig,
+    dataset: EpisodeDataset,
+    held_out: HeldOut,
+    captions: EncodedCaptions | None,
 ) -> WorldSpec:
+    steps = [dataset.steps_of(index) for index in range(len(dataset))]
     # the first reward of an episode stands for none
-    rewards = np.concatenate([dataset.steps_of(index).rewards[1:] for index in range(len(dataset))])
+    rewards = np.concatenate([each.rewards[1:] for each in steps])
+    knows_unknown: bool | None = config.training.clips.action_dropout > 0.0
+    knows_unknown = knows_unknown or not all(each.known[1:].all() for each in steps)
+    if not knows_unknown and config.initial_world is not None:
+        knows_unknown = None  # the world that it starts from may have learned it
     return WorldSpec(
         action_spec=dataset.action_spec,
         frame_shape=dataset.frame_shape,
@@ -176,6 +186,7 @@ def _spec(
         reward_range=(float(rewards.min()), float(rewards.max())),
         held_out=held_out,
         text=None if captions is None else captions.spec,
+        knows_unknown_actions=knows_unknown,
     )
 
 
