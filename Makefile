@@ -15,8 +15,8 @@ help:  ## this list
 demo: $(VENV)/.demo  ## collect, learn a world, train an agent in it, play the real game: runs/demo/
 	$(BIN)/worldflow demo $(ARGS)
 
-test: $(VENV)/.test  ## the test suite, without the slow tests
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+test: $(VENV)/.test  ## the test suite on two cores, without the slow tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 slow: $(VENV)/.test  ## the slow tests only
 	$(BIN)/pytest -m slow --timeout 3600
