@@ -211,8 +211,7 @@ class WorldModel(nn.Module):
     def fork(self, state: WorldState, rows: Sequence[int] | None = None) -> WorldState:
         """Branch dreams: a state whose row i goes on from row `rows[i]` of `state`.
 
-        A planner tries the same row under many actions, drops rows and orders them anew. `state`
-        itself is kept by keeping it: no step changes it.
+        For planners, which try a row under many actions. No step changes `state` itself.
 
         Args:
             state: of B dreams.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diffusion.edm import EdmConfig, Preconditioning, euler, levels
 from diffusion.unet import UNet, UNetConfig
 from worldflow.actions import ActionSpec
-from worldflow.conditioning import ActionConditioning
+from worldflow.conditioning import Conditioning
 from worldflow.data.frames import to_float, to_uint8
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, DataError
@@ -84,7 +84,7 @@ class DiffusionWorld(nn.Module):
                 "unet.channels"
             )
         self.config, self.spec = config, spec
-        self.actions = ActionConditioning(spec.action_spec, config.action_width)
+        self.actions = Conditioning(spec.action_spec, config.action_width)
         frequencies = math.tau * torch.randn(FREQUENCIES)
         self.register_buffer("frequencies", frequencies)
         self.noise_embedding = nn.Linear(2 * FREQUENCIES, size)
