@@ -22,9 +22,8 @@ from worldflow.agents.saved import AgentCard
 from worldflow.agents.seeds import loop_seed
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.metadata import DatasetMetadata
 from worldflow.data.opening import DataConfig
-from worldflow.envs.collect import CollectConfig, record_episodes
+from worldflow.envs.collect import CollectConfig, metadata_of, record_episodes
 from worldflow.envs.policies import load_agent as load_player
 from worldflow.envs.policies import make_policy
 from worldflow.envs.sources import make_source
@@ -158,14 +157,8 @@ class Loop:
         with contextlib.closing(make_source(config.source)) as env:
             agent = load_player(settings.policy)
             policy = make_policy(settings.policy, env.action_spec, env.frame_shape, agent)
-            metadata = DatasetMetadata(
-                source=asdict(config.source),
-                action_spec=env.action_spec,
-                frame_shape=env.frame_shape,
-                fps=env.fps,
-                seed=config.seed,
-                collect={"loop": asdict(collection) | {"explorer": asdict(config.explorer)}},
-            )
+            how = {"loop": asdict(collection) | {"explorer": asdict(config.explorer)}}
+            metadata = metadata_of(env, settings, how)
             writer = EpisodeWriter(self.folder / DATA, metadata)
             record_episodes(env, policy, settings, writer, first)
         dataset = EpisodeDataset(self.folder / DATA)

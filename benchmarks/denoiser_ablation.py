@@ -34,8 +34,8 @@ from worldflow.denoiser import tweedie
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.clips import RealClips, RealData, held_out_episodes, real_clips
 from worldflow.evaluation.metrics import Estimate, bootstrap, decibels, squared_error
-from worldflow.evaluation.score_matching import EXACT, cut, exact_scores
-from worldflow.evaluation.simulate import chunks, clip_noise
+from worldflow.evaluation.score_matching import EXACT, cut, examine
+from worldflow.evaluation.simulate import chunks
 from worldflow.evaluation.ssim import ssim
 from worldflow.storage import load_world
 from worldflow.training.flow_gradients import SCORE_LIMIT
@@ -122,23 +122,14 @@ def ways(
     Returns:
         real frames; what is shown for them; the share of exact scores beyond the limit, (B,).
     """
-    frames, valid = torch.from_numpy(pieces.frames[piece]), torch.from_numpy(pieces.valid[piece])
-    rows, last = torch.arange(len(valid)), valid.sum(dim=1) - 1
+    frames, clean, seen, matched, exact = examine(world, pieces, piece, seed)
     sigma = world.config.sigma
-    with torch.no_grad():
-        noise = [clip_noise(seed, number) for number in range(piece.start, piece.stop)]
-        noisy = world.noisy_latents(frames, noise)
-        condition = world.conditioning(torch.from_numpy(pieces.actions[piece]))
-        matched = world.denoiser(noisy, condition)[0][rows, last - 1]
-        clean = world.codec.encode_frames(frames[rows, last - 1])
-    exact = exact_scores(world, noisy, condition, last)
-    seen = noisy[rows, last - 1]
     latents = {CODEC: clean, MATCHED: tweedie(seen, matched, sigma)}
     latents |= {name: tweedie(seen, s, sigma) for name, s in zip(EXACT, exact, strict=True)}
     latents[ALONE] = seen
     shown = {name: _decode(world, values) for name, values in latents.items()}
     beyond = (exact[0].abs() > SCORE_LIMIT).float().mean(dim=(1, 2))
-    return frames[rows, last - 1].numpy(), shown, beyond.numpy()
+    return frames.numpy(), shown, beyond.numpy()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -88,16 +89,22 @@ def collect(config: CollectConfig) -> EpisodeDataset:
         _check_caption(config, env)
         agent = load_agent(config.policy)
         policy = make_policy(config.policy, env.action_spec, env.frame_shape, agent)
-        metadata = DatasetMetadata(
-            source=asdict(config.source),
-            action_spec=env.action_spec,
-            frame_shape=env.frame_shape,
-            fps=env.fps,
-            seed=config.seed,
-            collect={"policy": describe_policy(config.policy, agent), **settings},
-        )
+        how = {"policy": describe_policy(config.policy, agent), **settings}
+        metadata = metadata_of(env, config, how)
         record_episodes(env, policy, config, EpisodeWriter(folder, metadata))
     return EpisodeDataset(folder)
+
+
+def metadata_of(env: FrameSource, config: CollectConfig, how: dict[str, Any]) -> DatasetMetadata:
+    """What a dataset says of its episodes; `how` they were collected."""
+    return DatasetMetadata(
+        source=asdict(config.source),
+        action_spec=env.action_spec,
+        frame_shape=env.frame_shape,
+        fps=env.fps,
+        seed=config.seed,
+        collect=how,
+    )
 
 
 def record_episodes(

@@ -8,7 +8,7 @@ frame too. The denoiser learns the mean of such gradients, see `worldflow.denois
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -97,18 +97,42 @@ def cut(clips: RealClips) -> tuple[RealClips, np.ndarray]:
     return RealClips(frames, actions, valid), np.array([row for row, _ in picks])
 
 
-def _measure(world: WorldModel, pieces: RealClips, piece: slice, seed: int) -> dict[str, Tensor]:
-    """Means over the latents of the last but one frame of each piece, (B,)."""
+class Examined(NamedTuple):
+    """The last but one frame of each piece, B in all.
+
+    Attributes:
+        frames: (B, H, W, 3) uint8.
+        clean: their latents (B, N, C), and so are the others.
+        noisy: the same and the world's noise.
+        matched: the denoiser's prediction of the score.
+        exact: the scores by autograd, in the order of `EXACT`.
+    """
+
+    frames: Tensor
+    clean: Tensor
+    noisy: Tensor
+    matched: Tensor
+    exact: tuple[Tensor, Tensor]
+
+
+def examine(world: WorldModel, pieces: RealClips, piece: slice, seed: int) -> Examined:
+    """Noise some pieces, each by its number, and ask the denoiser and the flow for the score."""
     frames, valid = torch.from_numpy(pieces.frames[piece]), torch.from_numpy(pieces.valid[piece])
     rows, last = torch.arange(len(valid)), valid.sum(dim=1) - 1
     with torch.no_grad():
         generators = [clip_noise(seed, number) for number in range(piece.start, piece.stop)]
         noisy = world.noisy_latents(frames, generators)
         condition = world.conditioning(torch.from_numpy(pieces.actions[piece]))
-        prediction = world.denoiser(noisy, condition)[0][rows, last - 1]
-        clean = world.codec.encode_frames(frames[rows, last - 1])
+        matched = world.denoiser(noisy, condition)[0][rows, last - 1]
+        shown = frames[rows, last - 1]
+        clean = world.codec.encode_frames(shown)
     exact = exact_scores(world, noisy, condition, last)
-    noisy = noisy[rows, last - 1].detach()
+    return Examined(shown, clean, noisy[rows, last - 1], matched, exact)
+
+
+def _measure(world: WorldModel, pieces: RealClips, piece: slice, seed: int) -> dict[str, Tensor]:
+    """Means over the latents of the last but one frame of each piece, (B,)."""
+    _, clean, noisy, prediction, exact = examine(world, pieces, piece, seed)
     sigma = world.config.sigma
     values = {
         "clamped": exact[0].abs() > SCORE_LIMIT,
