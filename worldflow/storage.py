@@ -181,6 +181,7 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             "written by another version of worldflow"
         )
     try:
+        raw["world"]["flow"]["global_block"].setdefault("outcomes", 1)  # not known to worlds before
         merged = OmegaConf.merge(OmegaConf.structured(WorldConfig), raw["world"])
         config = OmegaConf.to_object(merged)
         assert isinstance(config, WorldConfig)

@@ -117,7 +117,13 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         torch.manual_seed(training.seed)
         world = WorldModel(config.world, spec).to(ranks.device)
     if config.initial_world is not None:
-        start_from(world, config.initial_world)
+        fresh = start_from(world, config.initial_world)
+        if fresh and training.flow.part == "within":
+            raise ConfigError(
+                f"training.flow.part=within would leave {fresh[0]} untrained, which "
+                f"{config.initial_world} has not or learned from other actions or rewards; use "
+                "part=all"
+            )
     start = _start(config, dataset, captions, folder, ranks) if ranks.main else None
     progress = ranks.share(start)
     assert progress is not None
@@ -148,6 +154,11 @@ def _check(config: PretrainConfig, ranks: Ranks) -> None:
         raise ConfigError(
             f"world.context={config.world.context} leaves nothing to dream in a clip of "
             f"training.{stage}.clip={clips.clip} frames"
+        )
+    if training.flow.part == "within" and (training.is_joint or config.initial_world is None):
+        raise ConfigError(
+            "training.flow.part=within keeps all else of an earlier world: give it with from=..., "
+            "and use codec=two-stage"
         )
     if stage == "flow":
         ranks.rows(clips.batch, training.flow.accumulate, "training.flow.batch")
