@@ -74,10 +74,11 @@ def _trace(world: WorldModel) -> None:
     features = x.new_zeros(2, world.tokens, flow.global_block.features)
     block = flow.global_block
     several = block.outcomes.count > 1
-    if several:
-        block.mixture = _traced(block, "mixture", x, features)  # type: ignore[method-assign]
     chance = (x[..., 0],) if several else ()
-    block.affine = _traced(block, "affine", x, features, *chance)  # type: ignore[method-assign]
+    affine = _traced(block, "affine", x, features, *chance)
+    if several:  # which a trace of `affine` passes through, so not before it
+        block.mixture = _traced(block, "mixture", x, features)  # type: ignore[method-assign]
+    block.affine = affine  # type: ignore[method-assign]
     codec.decode = _traced(codec, "decode", x)  # type: ignore[method-assign]
     for transformer in (flow.global_block.past, world.denoiser.transformer):
         _trace_layers(transformer, x.new_zeros)
