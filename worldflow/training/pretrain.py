@@ -134,7 +134,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     if ranks.main:
         world = trained.world.eval()
         world.complete(calibrate(world, dataset, held_out, training.seed), contexts)
-        summary = _summary(training, trained.progress)
+        summary = _summary(config, trained.progress)
         card = world_card(world, dataset, folder, summary)
         save_world(world.cpu(), folder / "world", card)
         write_run_report(run, trained, summary)
@@ -249,11 +249,16 @@ def _anywhere(config: PretrainConfig) -> PretrainConfig:
     return replace(config, data=data, initial_world=initial, text=text, resume=None, out=out)
 
 
-def _summary(training: TrainingConfig, progress: Progress) -> str:
+def _summary(config: PretrainConfig, progress: Progress) -> str:
+    training = config.training
+    codec = "" if config.initial_world else f"{training.codec.steps} updates of the codec, "
     updates = (
         f"{training.joint.steps} updates of codec, flow, denoiser and heads together"
         if training.is_joint
-        else f"{training.codec.steps} updates of the codec, {training.flow.steps} of flow, "
-        "denoiser and heads"
+        else f"{codec}{training.flow.steps} updates of flow, denoiser and heads"
     )
-    return f"Trained for {progress.seconds / 60:.0f} minutes: {updates}; seed {training.seed}."
+    if training.flow.part == "within":
+        updates = f"{training.flow.steps} updates of the maps within a frame alone"
+    start = f", from `{Path(config.initial_world).name}`" if config.initial_world else ""
+    minutes = f"{progress.seconds / 60:.0f} minutes"
+    return f"Trained for {minutes}{start}: {updates}; seed {training.seed}."
