@@ -3,13 +3,16 @@
     python benchmarks/fireballs.py world=takecover data=runs/data/takecover
 
 A pixel is bright where red is above 200 and green above 150 of 255: fireballs, and explosions,
-which fill the frame. Real frames, the same through the codec, and dreams under random actions,
-sticky with 0.5 as the data's should be; of all, the frames from the end of a dream's context on.
+which fill the frame. Real frames, the same through the codec, single steps dreamed from the real
+past of each, and dreams under random actions, sticky with 0.5 as the data's should be; of all, the
+frames from the end of a dream's context on. An onset, the moment of a hit, is a frame with more
+than 10% after one with less than 5%; that of a single step comes after the real frame.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,12 +22,17 @@ from omegaconf import MISSING
 from timing import check_out, machine, print_table, read_settings, write_figures
 
 from worldflow.compiled import compile_step
+from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.denoiser import tweedie
 from worldflow.envs.imagination import Imagination
 from worldflow.errors import ConfigError, WorldflowError
+from worldflow.randomness import normal
 from worldflow.storage import load_world
+from worldflow.world_model import WorldModel
 
-SIZES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3)  # shares of a frame
+SIZES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)  # shares of a frame
+CALM, HIT = 0.05, 0.1
 RED, GREEN = 200, 150
 
 
@@ -66,8 +74,66 @@ def bright(frames: np.ndarray) -> np.ndarray:
     return np.asarray(mask.mean(axis=(-1, -2)))
 
 
+@torch.inference_mode()
+def single_steps(world: WorldModel, clips: Sequence[Episode], settings: Fireballs) -> np.ndarray:
+    """Bright shares of frames dreamed from the real ones before, (rows, steps).
+
+    Args:
+        world: in eval mode.
+        clips: at least as long as the world's context.
+        settings: of the dream.
+
+    Returns:
+        of frame t, for t from the context on; NaN where a clip has no frame t.
+    """
+    first, generator = world.config.context, torch.Generator().manual_seed(settings.seed)
+    length = max(len(clip.frames) for clip in clips)
+    exists = np.array([np.arange(length) < len(clip.frames) for clip in clips])
+    frames, actions = (
+        torch.from_numpy(np.stack([_padded(getattr(clip, name), length) for clip in clips]))
+        for name in ("frames", "actions")
+    )
+    condition = world.conditioning(actions)
+    flow, cache = world.flow.empty_state(len(clips)), world.denoiser.empty_cache(len(clips))
+    shares = []
+    for t in range(length):
+        if t >= first:
+            z = settings.temperature * normal(
+                generator, len(clips), flow.hidden.shape[1:], flow.hidden
+            )
+            chance = world.flow.draw_chance(generator, z)
+            _, _, sample = world.flow.step(flow, z, condition[:, t], chance=chance)
+            score, _, _ = world.denoiser.step(sample.noisy, condition[:, t], cache)
+            latents = tweedie(sample.noisy, score, world.config.sigma)
+            shares.append(bright(world.decode(latents).numpy()))
+        noisy = world.noisy_latents(frames[:, t : t + 1], generator)[:, 0]
+        flow, _ = world.flow.observe(flow, noisy, condition[:, t])
+        _, _, cache = world.denoiser.step(noisy, condition[:, t], cache)
+    return np.where(exists[:, first:], np.stack(shares, axis=1), np.nan)
+
+
+def _filled(shares: np.ndarray, length: int) -> np.ndarray:
+    """With NaN up to `length` steps."""
+    missing = np.full((len(shares), length - shares.shape[1]), np.nan)
+    return np.concatenate((shares, missing), axis=1)
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """With the last one repeated."""
+    return values[np.minimum(np.arange(length), len(values) - 1)]
+
+
+def row(name: str, shares: np.ndarray, before: np.ndarray) -> dict[str, Any]:
+    """The table's row of frames with `shares`, whose predecessors had `before`; NaN: none."""
+    exists = ~np.isnan(shares)
+    found, calm = shares[exists], before[exists] < CALM
+    sizes = {f"above {size:g}": float((found > size).mean()) for size in SIZES}
+    onsets = float(((found > HIT) & calm).mean())
+    return {"frames": name, "count": len(found), **sizes, "onsets": onsets}
+
+
 def dreamed(dream: Imagination, settings: Fireballs) -> np.ndarray:
-    """Bright shares of all frames of dreams under random play, (steps, rows)."""
+    """Bright shares of all frames of dreams under random play, (rows, steps)."""
     rng, rows = np.random.default_rng(settings.seed), settings.rows
     dream.reset(np.ones(rows, dtype=bool), [settings.seed + row for row in range(rows)])
     actions, shares = rng.integers(0, 2, rows), []
@@ -77,7 +143,7 @@ def dreamed(dream: Imagination, settings: Fireballs) -> np.ndarray:
         shares.append(bright(dream.step(actions).observations))
         if dream.needs_reset.any():
             dream.reset(dream.needs_reset)
-    return np.stack(shares)
+    return np.stack(shares, axis=1)
 
 
 def main() -> None:
@@ -86,23 +152,27 @@ def main() -> None:
     check_out(settings.out)
     world, dataset = load_world(settings.world), EpisodeDataset(settings.data)
     first, count = world.config.context, min(settings.episodes, len(dataset))
-    clips = [dataset.read(i).frames[first : first + settings.steps] for i in range(count)]
-    shares: dict[str, np.ndarray] = {
-        "real": np.concatenate([bright(clip) for clip in clips]),
-        "codec": np.concatenate(
-            [
-                bright(world.reconstruct(torch.from_numpy(clip)).numpy())
-                for clip in clips
-                if len(clip)
-            ]
-        ),
-    }
-    dream = Imagination(compile_step(world), settings.rows, 522, settings.temperature)
-    shares[f"dream at {settings.temperature:g}"] = dreamed(dream, settings).ravel()
-    rows: list[dict[str, Any]] = [
-        {"frames": name, "count": len(found)}
-        | {f"above {size:g}": float((found > size).mean()) for size in SIZES}
-        for name, found in shares.items()
+    read = [dataset.read(i, 0, first + settings.steps) for i in range(count)]
+    clips = [clip for clip in read if len(clip.frames) > first]
+    length = max(len(clip.frames) for clip in clips)
+    real = np.full((len(clips), length), np.nan)
+    coded = real.copy()
+    for index, clip in enumerate(clips):
+        real[index, : len(clip.frames)] = bright(clip.frames)
+        shown = world.reconstruct(torch.from_numpy(clip.frames)).numpy()
+        coded[index, : len(clip.frames)] = bright(shown)
+    before = real[:, first - 1 : -1]
+    world = compile_step(world)
+    groups = range(0, len(clips), settings.rows)
+    singles = [single_steps(world, clips[i : i + settings.rows], settings) for i in groups]
+    single = np.concatenate([_filled(shares, length - first) for shares in singles])
+    free = dreamed(Imagination(world, settings.rows, 522, settings.temperature), settings)
+    rows = [
+        row("real", real[:, first:], before),
+        row("codec", coded[:, first:], coded[:, first - 1 : -1]),
+        row(f"single steps at {settings.temperature:g}", single, before),
+        # a dream's first frame has none before it here
+        row(f"dream at {settings.temperature:g}", free[:, 1:], free[:, :-1]),
     ]
     print_table("Frames by their share of bright pixels", rows)
     figures = {"settings": asdict(settings), "machine": machine(), "rows": rows}

@@ -34,7 +34,17 @@ def frame_parallel() -> WorldConfig:
     return replace(config, flow=replace(config.flow, global_block=block))
 
 
-@pytest.mark.parametrize("config", [tiny_config(), frame_parallel()], ids=["causal", "parallel"])
+def several_outcomes() -> WorldConfig:
+    config = tiny_config()
+    block = replace(config.flow.global_block, outcomes=3)
+    return replace(config, flow=replace(config.flow, global_block=block))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [tiny_config(), frame_parallel(), several_outcomes()],
+    ids=["causal", "parallel", "outcomes"],
+)
 def test_a_compiled_dream_is_the_eager_dream(config: WorldConfig) -> None:
     """Seven steps, past the window; one compiled world serves any number of rows."""
     eager, compiled = tiny_world(config=config), compile_step(tiny_world(config=config))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from worldflow.errors import ConfigError
-from worldflow.flow.affine import Affine
 from worldflow.flow.transformer import VideoTransformer
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
@@ -70,10 +69,16 @@ def compile_step(world: WorldModel) -> WorldModel:
 def _trace(world: WorldModel) -> None:
     flow, codec = world.flow, world.codec
     x = torch.zeros(2, world.tokens, world.channels, dtype=codec.dtype)
-    for block in flow.local_blocks:
-        block.forward = _traced(block, "forward", x)
+    for local in flow.local_blocks:
+        local.forward = _traced(local, "forward", x)
     features = x.new_zeros(2, world.tokens, flow.global_block.features)
-    flow.global_block.affine = _traced(flow.global_block, "affine", x, features)  # type: ignore[method-assign]
+    block = flow.global_block
+    several = block.outcomes.count > 1
+    chance = (x[..., 0],) if several else ()
+    affine = _traced(block, "affine", x, features, *chance)
+    if several:  # which a trace of `affine` passes through, so not before it
+        block.mixture = _traced(block, "mixture", x, features)  # type: ignore[method-assign]
+    block.affine = affine  # type: ignore[method-assign]
     codec.decode = _traced(codec, "decode", x)  # type: ignore[method-assign]
     for transformer in (flow.global_block.past, world.denoiser.transformer):
         _trace_layers(transformer, x.new_zeros)
@@ -104,25 +109,33 @@ def _traced(module: nn.Module, method: str, *example: Any) -> Callable[..., Any]
         script = torch.jit.trace_module(module, {method: example}, check_trace=False)
         # weights become constants; folding them together would change the bits
         script = torch.jit.freeze(script, preserved_attrs=[method], optimize_numerics=False)
-    is_affine = isinstance(getattr(module, method)(*example), Affine)
+    like = getattr(module, method)(*example)
     graph = getattr(script, method)
 
     def run(*args: Any) -> Any:
         # unoptimized: it would specialise to each new number of rows and stride, for seconds
         with torch.jit.optimized_execution(False):
-            result = graph(*args)
-        return Affine(*result) if is_affine else result
+            return _named_as(like, graph(*args))
 
     return run
 
 
+def _named_as(like: Any, result: Any) -> Any:
+    """Plain tuples of a graph as the named ones (of `like`) that the method gives."""
+    if not hasattr(like, "_fields"):
+        return result
+    return type(like)(*(_named_as(*pair) for pair in zip(like, result, strict=True)))
+
+
 def _capture(world: WorldModel) -> None:
     flow, codec = world.flow, world.codec
-    flow.global_block.affine = _captured(flow.global_block.affine)  # type: ignore[method-assign]
-    past = flow.global_block.past
+    block = flow.global_block
+    block.mixture = _captured(block.mixture)  # type: ignore[method-assign]
+    block.affine = _captured(block.affine)  # type: ignore[method-assign]
+    past = block.past
     past.step = _captured(past.step)  # type: ignore[method-assign]
-    for block in flow.local_blocks:
-        block.forward = _captured(block.forward)
+    for local in flow.local_blocks:
+        local.forward = _captured(local.forward)
     transformer = world.denoiser.transformer
     transformer.step = _captured(transformer.step)  # type: ignore[method-assign]
     codec.decode = _captured(codec.decode)  # type: ignore[method-assign]

@@ -26,9 +26,9 @@ def normal(generators: Generators, batch: int, shape: Sequence[int], like: Tenso
     return _draw(Tensor.normal_, generators, batch, shape, like)
 
 
-def uniform(generators: Generators, batch: int, like: Tensor) -> Tensor:
-    """Uniform in [0, 1), (batch,), see `_draw`."""
-    return _draw(Tensor.uniform_, generators, batch, (), like)
+def uniform(generators: Generators, batch: int, like: Tensor, shape: Sequence[int] = ()) -> Tensor:
+    """Uniform in [0, 1), (batch, *shape), see `_draw`."""
+    return _draw(Tensor.uniform_, generators, batch, shape, like)
 
 
 def _draw(

@@ -75,7 +75,8 @@ def dream_frame(
     away = None if other is None else Unconditional(other, state.guidance.weight)
     like = state.flow.hidden
     z = temperature * normal(generator, batch, like.shape[1:], like=like)
-    flow, scored, sample = world.flow.step(state.flow, z, condition, guidance=away)
+    chance = world.flow.draw_chance(generator, z)
+    flow, scored, sample = world.flow.step(state.flow, z, condition, guidance=away, chance=chance)
     score, features, cache = world.denoiser.step(sample.noisy, condition, state.denoiser)
     latents = tweedie(sample.noisy, score, world.config.sigma)
     reward = terminated = probability = None

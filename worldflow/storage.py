@@ -181,6 +181,9 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             "written by another version of worldflow"
         )
     try:
+        block = raw["world"]["flow"]["global_block"]
+        if isinstance(block, dict):
+            block.setdefault("outcomes", 1)  # worlds of before do not say
         merged = OmegaConf.merge(OmegaConf.structured(WorldConfig), raw["world"])
         config = OmegaConf.to_object(merged)
         assert isinstance(config, WorldConfig)

@@ -87,7 +87,8 @@ class CleanFlowDreamer:
         world, like = self.world, self._flow.hidden
         condition = world.conditioning.embed(actions.to(self._device))
         z = self.temperature * normal(self._generator, len(actions), like.shape[1:], like=like)
-        _, _, sample = world.flow.step(self._flow, z, condition)
+        chance = world.flow.draw_chance(self._generator, z)
+        _, _, sample = world.flow.step(self._flow, z, condition, chance=chance)
         score, _, self._cache = world.denoiser.step(sample.noisy, condition, self._cache)
         clean = tweedie(sample.noisy, score, world.config.sigma)
         self._flow, _ = world.flow.observe(self._flow, clean, condition)

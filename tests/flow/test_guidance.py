@@ -136,8 +136,10 @@ def test_guided_steps_invert_the_guided_map_of_whole_clips(method: str) -> None:
     frames, log_probs = dream(flow, noise, condition, other, weight, method)
     # as forward scores them: once under the condition, once under the other
     hidden = flow._local(frames.flatten(0, 1))[0].reshape(frames.shape)
-    maps = [flow.global_block(hidden, c) for c in (condition, other)]
-    torch.testing.assert_close(guide(*maps, weight).to_noise(hidden), noise)
+    flat = hidden.flatten(0, 1)
+    known = [flow.global_block(hidden, c).flatten(0, 1) for c in (condition, other)]
+    maps = [flow.global_block.affine(flat, features) for features in known]
+    torch.testing.assert_close(guide(*maps, weight).to_noise(flat), noise.flatten(0, 1))
     # the likelihood is that under the condition, not of the guided map
     torch.testing.assert_close(log_probs, flow(frames, condition).log_prob)
     unguided, _ = dream(flow, noise, condition, condition, weight, method)

@@ -25,10 +25,12 @@ def test_every_block_of_every_row_is_inverted_within_the_tolerance(name: str) ->
     for _ in range(4):
         action = torch.randint(world.action_spec.n, (16,), generator=generator)
         past, condition = state.flow, world.conditioning.embed(action)
-        known = flow.global_block.read_past(past.hidden, condition, past.cache.clone())
+        chance = flow.draw_chance(generator, past.hidden)
+        features = flow.global_block.read_past(past.hidden, condition, past.cache.clone())
+        known = (features,) if chance is None else (features, chance)
         blocks = [
             *((block, block.order) for block in flow.local_blocks),
-            (lambda x, known=known: flow.global_block.affine(x, known), flow.global_block.order),
+            (lambda x, known=known: flow.global_block.affine(x, *known), flow.global_block.order),
         ]
         x = torch.randn(past.hidden.shape, generator=generator)
         for (block, order), affine in zip(reversed(blocks), reversed(past.affines), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,29 @@ def test_a_world_of_videos_is_the_start_of_one_with_actions(videos: Path, tmp_pa
     changed = {name for name in before if not torch.equal(before[name], again[name])}
     assert any(name.startswith("flow.") for name in changed)
     assert not any(name.startswith("codec.") for name in changed)
+
+
+def test_outcomes_grow_from_a_world_without(videos: Path, tmp_path: Path) -> None:
+    config = with_data(tiny_pretraining(videos, tmp_path / "run"), videos)
+    base = main(config)
+    flow = config.world.flow
+    block = replace(flow.global_block, outcomes=3)
+    world = replace(config.world, flow=replace(flow, global_block=block))
+    still = replace(config.training, flow=replace(config.training.flow, learning_rate=0.0))
+    more = replace(
+        config, world=world, training=still, initial_world=str(base), out=str(tmp_path / "more")
+    )
+    grown, plain = load_world(main(more)), load_world(base)
+    context = plain.context
+    frames, actions = torch.from_numpy(context.frames[:2]), torch.from_numpy(context.actions[:2])
+    noisy = plain.noisy_latents(frames, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = plain.flow(noisy, plain.conditioning(actions)).log_prob
+        after = grown.flow(noisy, grown.conditioning(actions)).log_prob
+    # the first outcome, of the three of equal weight, is the world that there was
+    assert (after >= before - math.log(3.0) - 1e-4).all()
+    with pytest.raises(ConfigError, match=r"is built otherwise \(flow\.global_block\.outcomes"):
+        main(replace(config, initial_world=str(tmp_path / "more/world"), out=str(tmp_path / "d")))
 
 
 def test_what_cannot_be_learned_or_started_from_is_named(videos: Path, tmp_path: Path) -> None:

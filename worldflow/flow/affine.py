@@ -54,8 +54,12 @@ class AffineHead(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self(features.to(self.dtype))
         mu, raw = self.projection(self.norm(features)).chunk(2, dim=-1)
-        # smooth and bounded: no token can be squeezed or stretched by more than e^4
-        return Affine(mu, LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND))
+        return Affine(mu, bounded(raw))
+
+
+def bounded(log_scale: Tensor) -> Tensor:
+    """Smooth and bounded: no token can be squeezed or stretched by more than e^4."""
+    return LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, AffineHead
 from worldflow.flow.attention import TransformerLayer, attention_bias
 from worldflow.flow.cache import WindowCache
+from worldflow.flow.outcomes import Mixture, Outcomes, Scored, score_alone
 from worldflow.flow.transformer import TransformerConfig, VideoTransformer
 
 
@@ -105,14 +105,18 @@ class GlobalConfig:
         past: of the deep transformer over past frames.
         within: of the shallow one over the frame's earlier tokens; of depth 0 if there shall be
             none ("frame-parallel": given the past, only the local blocks tie a frame's tokens).
+        outcomes: K, ways that a token can go, see `worldflow.flow.outcomes`; 1: a plain flow.
     """
 
     past: TransformerConfig = field(default_factory=lambda: TransformerConfig(192, 5, 6))
     within: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 1, 4))
+    outcomes: int = 1
 
     def __post_init__(self) -> None:
         if self.past.depth < 1:
             raise ConfigError("global_block.past.depth is 0; the past would not be read")
+        if self.outcomes < 1:
+            raise ConfigError(f"global_block.outcomes is {self.outcomes}; 1 is the least")
 
 
 class GlobalBlock(nn.Module):
@@ -123,6 +127,8 @@ class GlobalBlock(nn.Module):
     iterates over the shallow one alone.
 
         h_t = past(u_<t, a_<=t)        (mu, scale)_(t, i) = head(within(h_t, u_(t, <i)))
+
+    With several outcomes there are as many (mu, scale), of which one is drawn.
 
     Args:
         config: its size.
@@ -144,7 +150,8 @@ class GlobalBlock(nn.Module):
             self.within = CausalTokens(config.within, tokens, channels, flip=False)
             self.project = nn.Linear(width, config.within.width)
             width = config.within.width
-        self.features = width  # of what `read_past` gives
+        self.features = width  # of what `affine` is given
+        self.outcomes = Outcomes(config.outcomes, width, channels)
         self.head = AffineHead(width, channels)
 
     @property
@@ -152,13 +159,23 @@ class GlobalBlock(nn.Module):
         """The order in which the tokens of a frame depend on each other; empty if they do not."""
         return self.within.order if self.within is not None else []
 
-    def forward(self, hidden: Tensor, condition: Tensor) -> Affine:
-        """Parameters for whole clips: hidden (B, T, N, C), condition (B, T, D)."""
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """What is known of each frame of whole clips: features (B, T, N, width) for `affine`.
+
+        Args:
+            hidden: (B, T, N, C).
+            condition: (B, T, D).
+        """
+        return self._project(self.past_of(hidden, condition))
+
+    def past_of(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """The deep transformer's part of `forward`: features (B, T, N, width of the past)."""
         previous = torch.cat((torch.zeros_like(hidden[:, :1]), hidden[:, :-1]), dim=1)
-        features = self._project(self.past(self.embed(previous), condition))
-        flat = (rearrange(x, "b t n d -> (b t) n d") for x in (hidden, features))
-        affine = self.affine(*flat)
-        return Affine(*(x.reshape(hidden.shape) for x in affine))
+        return self.past(self.embed(previous), condition)
+
+    def log_prob(self, hidden: Tensor, past: Tensor) -> Tensor:
+        """log p(u_t | past) in nats, (M,): hidden (M, N, C), past (M, N, width of the past)."""
+        return self.score(hidden, self._project(past)).log_prob.sum(dim=-1)
 
     def read_past(self, previous: Tensor, condition: Tensor, cache: WindowCache) -> Tensor:
         """What is known of the next frame: features (B, N, width) for `affine`.
@@ -171,9 +188,31 @@ class GlobalBlock(nn.Module):
         context = self.past.begin_step(condition, cache)
         return self._project(self.past.step(self.embed(previous), context))
 
-    def affine(self, hidden: Tensor, features: Tensor) -> Affine:
-        """Parameters for a frame, one pass: hidden (B, N, C), features as of `read_past`."""
-        return self.head(features if self.within is None else self.within(hidden, features))
+    def affine(self, hidden: Tensor, features: Tensor, chance: Tensor | None = None) -> Affine:
+        """Parameters for a frame, one pass.
+
+        Args:
+            hidden: (B, N, C).
+            features: as of `read_past`.
+            chance: chooses the outcome of each token, (B, N) in [0, 1); None: there is one only.
+        """
+        if chance is not None:
+            return self.mixture(hidden, features).choose(chance)
+        return self.head(self._inside(hidden, features))
+
+    def mixture(self, hidden: Tensor, features: Tensor) -> Mixture:
+        """The outcomes of the tokens of a frame, one pass, as `affine`."""
+        inside = self._inside(hidden, features)
+        return self.outcomes(inside, self.head(inside))
+
+    def score(self, hidden: Tensor, features: Tensor) -> Scored:
+        """The likelihood of the tokens of frames: hidden (M, N, C), features (M, N, width)."""
+        if self.outcomes.count == 1:
+            return score_alone(self.affine(hidden, features), hidden)
+        return self.mixture(hidden, features).score(hidden)
+
+    def _inside(self, hidden: Tensor, features: Tensor) -> Tensor:
+        return features if self.within is None else self.within(hidden, features)
 
     def _project(self, features: Tensor) -> Tensor:
         if self.within is None:

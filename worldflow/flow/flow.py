@@ -10,13 +10,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldflow.errors import ConfigError
-from worldflow.flow.affine import Affine, standard_normal_log_prob
+from worldflow.flow.affine import Affine
 from worldflow.flow.block import GlobalBlock, GlobalConfig, LocalBlock
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.guidance import Unconditional, guide
 from worldflow.flow.sampler import SamplerConfig, invert
 from worldflow.flow.state import FlowOutput, FlowSample, FlowState
 from worldflow.flow.transformer import TransformerConfig
+from worldflow.randomness import Generators, uniform
 
 
 @dataclass
@@ -71,15 +72,24 @@ class Flow(nn.Module):
         """Score clips: noisy (B, T, N, C), condition (B, T, D); the first frame has no past."""
         frames = rearrange(noisy, "b t n c -> (b t) n c")
         hidden, affines = self._local(frames)
-        hidden = hidden.reshape(noisy.shape)
-        affine = self.global_block(hidden, condition)
-        noise = affine.to_noise(hidden)
-        local_log_scale = _log_scale(affines, frames).expand(len(frames)).reshape(noisy.shape[:2])
-        log_scale = local_log_scale + _log_scale([affine], frames)
-        log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        local_tokens = _token_log_scale(affines, frames).expand(len(frames), noisy.shape[2])
-        tokens = local_tokens.reshape(noisy.shape[:3]) + _token_log_scale([affine], frames)
-        return FlowOutput(noise, log_prob, log_scale, tokens)
+        features = self.global_block(hidden.reshape(noisy.shape), condition)
+        out, _ = self._score(hidden, affines, features.flatten(0, 1))
+        return FlowOutput(*(x.unflatten(0, noisy.shape[:2]) for x in out))
+
+    def hidden(self, noisy: Tensor) -> Tensor:
+        """u of clips (B, T, N, C): what the local blocks make of each frame."""
+        return self._local(noisy.flatten(0, 1))[0].reshape(noisy.shape)
+
+    def draw_chance(self, generator: Generators, like: Tensor) -> Tensor | None:
+        """What `step` chooses outcomes by, (B, N); nothing is drawn if there is one only.
+
+        Args:
+            generator: one for the batch or one a row.
+            like: a tensor (B, ...) whose dtype and device it shall have.
+        """
+        if self.config.global_block.outcomes == 1:
+            return None
+        return uniform(generator, len(like), like, (self.tokens,))
 
     def empty_state(self, batch: int, guided: bool = False) -> FlowState:
         """The state before the first frame; `guided`: one whose steps may be guided."""
@@ -110,8 +120,10 @@ class Flow(nn.Module):
         condition: Tensor,
         sampler: SamplerConfig | None = None,
         guidance: Unconditional | None = None,
+        chance: Tensor | None = None,
     ) -> tuple[FlowState, FlowOutput, FlowSample]:
         """Sample the next frame and append it.
+
 
         The blocks are inverted one after another, the global one first. Each inversion starts from
         the last frame's affine map, applied to the new noise: what one pass over the last frame
@@ -127,19 +139,25 @@ class Flow(nn.Module):
             condition: (B, D).
             sampler: how to invert; the config's by default.
             guidance: None: none.
+            chance: of the outcomes, uniform numbers in [0, 1), (B, N); None: there is one only.
 
         Raises:
-            ValueError: guidance, of a state that was not begun with it.
+            ValueError: guidance, of a state that was not begun with it; or no chance where it is
+                needed.
         """
         sampler = sampler or self.config.sampler
         features, cache = self._read_past(state, condition)
         without, unguided = self._read_unguided(state, guidance)
+        if chance is None and self.config.global_block.outcomes > 1:
+            raise ValueError("a token has several outcomes here: give the chance of each")
+
+        chances = () if chance is None else (chance,)
 
         def guided(x: Tensor) -> Affine:
-            affine = self.global_block.affine(x, features)
+            affine = self.global_block.affine(x, features, *chances)
             if guidance is None or without is None:
                 return affine
-            return guide(affine, self.global_block.affine(x, without), guidance.weight)
+            return guide(affine, self.global_block.affine(x, without, *chances), guidance.weight)
 
         blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [
             (block, block.order) for block in self._local_blocks()
@@ -170,21 +188,26 @@ class Flow(nn.Module):
         return self.global_block.read_past(state.hidden, guidance.condition, cache), cache
 
     def _append(
-        self,
-        noisy: Tensor,
-        features: Tensor,
-        cache: WindowCache,
-        unguided: WindowCache | None,
+        self, noisy: Tensor, features: Tensor, cache: WindowCache, unguided: WindowCache | None
     ) -> tuple[FlowState, FlowOutput]:
         hidden, affines = self._local(noisy)
-        affine = self.global_block.affine(hidden, features)
-        noise = affine.to_noise(hidden)
-        affines = (*affines, affine)
-        log_scale = _log_scale(affines, noisy)
-        log_prob = _frame_sum(standard_normal_log_prob(noise)) - log_scale
-        out = FlowOutput(noise, log_prob, log_scale, _token_log_scale(affines, noisy))
+        out, affine = self._score(hidden, affines, features)
         after = None if unguided is None else unguided.advanced()
-        return FlowState(cache.advanced(), hidden, affines, after), out
+        return FlowState(cache.advanced(), hidden, (*affines, affine), after), out
+
+    def _score(
+        self, hidden: Tensor, affines: tuple[Affine, ...], features: Tensor
+    ) -> tuple[FlowOutput, Affine]:
+        """Of frames u (M, N, C) that the local `affines` gave; also the global block's map."""
+        scored = self.global_block.score(hidden, features)
+        maps = (*affines, scored.affine)
+        out = FlowOutput(
+            noise=scored.affine.to_noise(hidden),
+            log_prob=scored.log_prob.sum(dim=-1) - _log_scale(affines, hidden),
+            log_scale=_log_scale(maps, hidden) - scored.log_chance.sum(dim=-1),
+            token_log_scale=_token_log_scale(maps, hidden) - scored.log_chance,
+        )
+        return out, scored.affine
 
     def _local_blocks(self) -> list[LocalBlock]:
         return [block for block in self.local_blocks if isinstance(block, LocalBlock)]

@@ -18,10 +18,12 @@ class FlowOutput(NamedTuple):
     """What the forward direction says of each frame.
 
     Attributes:
-        noise: z, of the shape of y~.
+        noise: z, of the shape of y~; by the outcomes that most probably made the tokens, as are
+            the scales.
         log_prob: log p(y~_t | y~_<t, a_<=t) in nats, one number a frame, exact.
-        log_scale: sum of log scale over all blocks of the frame, one number a frame. With the
-            entropy of the standard normal it estimates that of the prediction.
+        log_scale: sum of log scale over all blocks of the frame, less log p of the outcomes, one
+            number a frame. With the entropy of the standard normal it estimates that of the
+            prediction (of outcomes and frame, where a token has several).
         token_log_scale: the same for each token of the frame, (..., N).
     """
 

@@ -92,7 +92,10 @@ def dream_video(
             state, scored = world.flow.observe(state, frame, condition[:, t], away)
         else:
             noise = request.temperature * noise
-            state, scored, sample = world.flow.step(state, noise, condition[:, t], guidance=away)
+            chance = world.flow.draw_chance(generator, noise)
+            state, scored, sample = world.flow.step(
+                state, noise, condition[:, t], guidance=away, chance=chance
+            )
             frame = sample.noisy
         noisy.append(frame)
         likelihoods.append(scored.log_prob)

@@ -45,6 +45,10 @@ class FlowTraining(StageConfig):
             to go on where they are not known.
         text_dropout: share of the clips whose caption is hidden, likewise, independently of the
             actions: guidance needs it.
+        part: "all", or "within": only the maps within a frame, of a world that was given with
+            `from=`, see `worldflow.training.within_stage`.
+        rare: of part=within: share of an update's frames that is drawn from the least likely ones,
+            at the start; it falls to none.
         accumulate: pieces in which each rank computes its part of a batch, one after the other:
             with more of them a larger batch fits into memory.
     """
@@ -56,6 +60,8 @@ class FlowTraining(StageConfig):
     head_weight: float = 0.3
     action_dropout: float = 0.1
     text_dropout: float = 0.1
+    part: str = "all"
+    rare: float = 0.0
     accumulate: int = 1
 
     def __post_init__(self) -> None:
@@ -66,6 +72,13 @@ class FlowTraining(StageConfig):
                 "must be positive"
             )
         check_shares("training.flow", self.action_dropout, self.text_dropout)
+        if self.part not in ("all", "within"):
+            raise ConfigError(f"training.flow.part is {self.part!r}; use 'all' or 'within'")
+        if not 0.0 <= self.rare <= 1.0 or (self.rare and self.part == "all"):
+            raise ConfigError(
+                f"training.flow.rare is {self.rare}; it is a share, 0 to 1, and 0 unless "
+                "training.flow.part=within"
+            )
 
     @property
     def frames(self) -> int:

@@ -12,6 +12,8 @@ from worldflow.world_spec import WorldConfig
 
 # They are made anew where the data differ from those of the earlier world.
 REPLACEABLE = ("conditioning.", "reward_head.", "termination_head.")
+# Made anew if the earlier world has none: its frames had one outcome, which stays the first.
+OUTCOMES = "flow.global_block.outcomes."
 
 
 def with_heads(config: WorldConfig, metadata: DatasetMetadata) -> WorldConfig:
@@ -35,12 +37,15 @@ def with_heads(config: WorldConfig, metadata: DatasetMetadata) -> WorldConfig:
     return replace(config, heads=heads)
 
 
-def start_from(world: WorldModel, path: str) -> None:
+def start_from(world: WorldModel, path: str) -> list[str]:
     """Copy the weights of the world at `path`; its codec's as they are, the others' as a start.
 
     The embedding of actions is made anew if the actions are of another kind (a world of action-free
     video has none), that of text if another encoder gave it, and so is a head that it had not, or
-    of other rewards.
+    of other rewards. A world of plain frames may be given several outcomes.
+
+    Returns:
+        the names of what was made anew, outcomes aside.
 
     Raises:
         ConfigError: it is built otherwise.
@@ -59,7 +64,10 @@ def start_from(world: WorldModel, path: str) -> None:
         }
     if _encoder(earlier) != _encoder(world):
         old = {n: value for n, value in old.items() if not n.startswith("conditioning.text_")}
-    missing = [n for n in new if n not in old and not n.startswith(REPLACEABLE)]
+    fresh = REPLACEABLE
+    if earlier.config.flow.global_block.outcomes == 1:
+        fresh += (OUTCOMES,)
+    missing = [n for n in new if n not in old and not n.startswith(fresh)]
     odd = [n for n in old if n not in new and not n.startswith(REPLACEABLE)]
     odd += [n for n in old if n in new and old[n].shape != new[n].shape]
     if missing or odd or earlier.config.sigma != world.config.sigma:
@@ -68,6 +76,7 @@ def start_from(world: WorldModel, path: str) -> None:
             "give its settings: world=... as in its config.yaml"
         )
     world.load_state_dict({**new, **{name: old[name] for name in old if name in new}})
+    return [name for name in new if name not in old and not name.startswith(OUTCOMES)]
 
 
 def _encoder(world: WorldModel) -> str | None:

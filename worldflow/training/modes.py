@@ -18,6 +18,7 @@ from worldflow.training.joint_stage import JointStage
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.loop import run_stage
 from worldflow.training.settings import TrainingConfig
+from worldflow.training.within_stage import WithinStage
 from worldflow.world_model import WorldModel
 
 
@@ -84,7 +85,13 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks, run.text)
     if engine.ranks.main:
         warn_of_shifts(dataset, episodes.latents)
-    flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
+    flow_stage: FlowStage | WithinStage
+    if training.flow.part == "within":
+        flow_stage = WithinStage(
+            world, training.flow, episodes, dataset, *split, seed, engine, folder
+        )
+    else:
+        flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
     progress = run_stage(flow_stage, world, folder, progress, every, engine)
     return Trained(flow_stage.measured, progress)
 

@@ -117,7 +117,13 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         torch.manual_seed(training.seed)
         world = WorldModel(config.world, spec).to(ranks.device)
     if config.initial_world is not None:
-        start_from(world, config.initial_world)
+        fresh = start_from(world, config.initial_world)
+        if fresh and training.flow.part == "within":
+            raise ConfigError(
+                f"training.flow.part=within would leave {fresh[0]} untrained, which "
+                f"{config.initial_world} has not or learned from other actions or rewards; use "
+                "part=all"
+            )
     start = _start(config, dataset, captions, folder, ranks) if ranks.main else None
     progress = ranks.share(start)
     assert progress is not None
@@ -128,7 +134,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     if ranks.main:
         world = trained.world.eval()
         world.complete(calibrate(world, dataset, held_out, training.seed), contexts)
-        summary = _summary(training, trained.progress)
+        summary = _summary(config, trained.progress)
         card = world_card(world, dataset, folder, summary)
         save_world(world.cpu(), folder / "world", card)
         write_run_report(run, trained, summary)
@@ -148,6 +154,11 @@ def _check(config: PretrainConfig, ranks: Ranks) -> None:
         raise ConfigError(
             f"world.context={config.world.context} leaves nothing to dream in a clip of "
             f"training.{stage}.clip={clips.clip} frames"
+        )
+    if training.flow.part == "within" and (training.is_joint or config.initial_world is None):
+        raise ConfigError(
+            "training.flow.part=within keeps all else of an earlier world: give it with from=..., "
+            "and use codec=two-stage"
         )
     if stage == "flow":
         ranks.rows(clips.batch, training.flow.accumulate, "training.flow.batch")
@@ -238,11 +249,16 @@ def _anywhere(config: PretrainConfig) -> PretrainConfig:
     return replace(config, data=data, initial_world=initial, text=text, resume=None, out=out)
 
 
-def _summary(training: TrainingConfig, progress: Progress) -> str:
+def _summary(config: PretrainConfig, progress: Progress) -> str:
+    training = config.training
+    codec = "" if config.initial_world else f"{training.codec.steps} updates of the codec, "
     updates = (
         f"{training.joint.steps} updates of codec, flow, denoiser and heads together"
         if training.is_joint
-        else f"{training.codec.steps} updates of the codec, {training.flow.steps} of flow, "
-        "denoiser and heads"
+        else f"{codec}{training.flow.steps} updates of flow, denoiser and heads"
     )
-    return f"Trained for {progress.seconds / 60:.0f} minutes: {updates}; seed {training.seed}."
+    if training.flow.part == "within":
+        updates = f"{training.flow.steps} updates of the maps within a frame alone"
+    start = f", from `{Path(config.initial_world).name}`" if config.initial_world else ""
+    minutes = f"{progress.seconds / 60:.0f} minutes"
+    return f"Trained for {minutes}{start}: {updates}; seed {training.seed}."
