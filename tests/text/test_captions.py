@@ -88,6 +88,19 @@ def test_captions_beside_videos_and_back(tmp_path: Path) -> None:
     assert EpisodeDataset(tmp_path / "again").captions == ["the ball, left", "two words"]
 
 
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "video", "store"])
+def test_captions_that_a_format_does_not_keep_are_not_lost_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    dataset(tmp_path / "d", "left", "right", None)
+    dataset(tmp_path / "bare", None)
+    convert(ConvertConfig(str(tmp_path / "bare"), str(tmp_path / "none"), kind))
+    assert "captions are left out" not in capsys.readouterr().out
+    convert(ConvertConfig(str(tmp_path / "d"), str(tmp_path / "out"), kind))
+    said = capsys.readouterr().out.count(f"captions are left out, as {kind} files")
+    assert said == (kind in ("npz", "hdf5"))
+
+
 @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe\x00", b"a" * 70_000])
 def test_damaged_caption_files_are_named(tmp_path: Path, content: bytes) -> None:
     dataset(tmp_path / "d", None)

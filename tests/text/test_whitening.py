@@ -42,9 +42,7 @@ def test_a_direction_without_captions_is_left_out() -> None:
 
 def test_weights_are_repetitions() -> None:
     repeated = whitening(torch.cat((FOUR, FOUR[:1], FOUR[:1])), torch.ones(6))
-    for found, wanted in zip(
-        whitening(FOUR, torch.tensor([3, 1, 1, 1])), repeated, strict=True
-    ):
+    for found, wanted in zip(whitening(FOUR, torch.tensor([3, 1, 1, 1])), repeated, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
