@@ -30,7 +30,7 @@ class ProbeTraining:
     """
 
     clips: int = 2400
-    steps: int = 1200
+    steps: int = 600
     batch: int = 64
     learning_rate: float = 2e-3
     sure: float = 0.8
