@@ -12,7 +12,7 @@ from torch import Tensor
 
 # of the captions' variance: directions with less of it are damped, as with them the small
 # differences by which paraphrases of one caption differ would grow too
-SHRINKAGE = 0.002
+SHRINKAGE = 0.01
 
 
 def plain(width: int) -> tuple[Tensor, Tensor]:
