@@ -143,6 +143,18 @@ def test_collect_without_captions_is_as_before(tmp_path: Path) -> None:
         collect(catch(tmp_path / "d", "catch"))
 
 
+def test_a_mission_is_what_a_source_says(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
+    source = SourceConfig("minigrid:MiniGrid-Fetch-5x5-N2-v0", {"numObjs": 1}, max_episode_steps=3)
+    config = replace(catch(tmp_path / "d", "grid: {state}"), source=source, steps=12)
+    found = collect(config)
+    said = [str(caption).split() for caption in found.captions]
+    assert len(said) >= 4 and len({tuple(words) for words in said}) > 1
+    for words in said:
+        assert words[0] == "grid:" and words[-1] in ("ball", "key")
+        assert words[-2] in ("red", "green", "blue", "purple", "yellow", "grey")
+
+
 def test_a_source_that_says_nothing_is_refused(tmp_path: Path) -> None:
     config = replace(
         catch(tmp_path / "d", "pole: {state}"),
