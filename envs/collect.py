@@ -29,6 +29,7 @@ from worldflow.envs.sources import FrameSource, SourceConfig, make_source
 from worldflow.errors import ConfigError
 
 STATE = "{state}"  # in a caption, what the environment says
+SAYS = ("caption", "mission")  # by which property, the first that it has
 
 
 @dataclass
@@ -43,7 +44,8 @@ class CollectConfig:
         policy: what acts.
         workers: processes that record side by side; the dataset is the same.
         caption: what each episode shows, in words; `{state}` stands for what the environment says
-            of the episode at its end, if it has a property `caption`. None: nothing is said.
+            of the episode at its end, if it has a property `caption`, or what it asks for, if it
+            has a `mission`, as MiniGrid does. None: nothing is said.
         progress: whether to show a progress bar.
 
     Raises:
@@ -205,7 +207,7 @@ def _check_caption(config: CollectConfig, env: FrameSource) -> None:
         return
     if not config.caption.strip():
         raise ConfigError("caption is empty; write what the episodes show, or null")
-    if STATE in config.caption and not hasattr(env.unwrapped, "caption"):
+    if STATE in config.caption and not any(hasattr(env.unwrapped, name) for name in SAYS):
         raise ConfigError(
             f"caption={config.caption!r}, but {config.source.env_id} says nothing of its state; "
             f"leave out {STATE}"
@@ -216,7 +218,8 @@ def _caption(config: CollectConfig, env: FrameSource) -> str | None:
     """Of the episode that has just ended."""
     if config.caption is None or STATE not in config.caption:
         return config.caption
-    return config.caption.replace(STATE, str(getattr(env.unwrapped, "caption")))  # noqa: B009
+    said = next(getattr(env.unwrapped, name) for name in SAYS if hasattr(env.unwrapped, name))
+    return config.caption.replace(STATE, str(said))
 
 
 def environment_seed(sequence: np.random.SeedSequence) -> int:

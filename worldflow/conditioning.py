@@ -10,6 +10,7 @@ from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError, DataError
 from worldflow.flow.guidance import Guidance
 from worldflow.text.spec import TextSpec
+from worldflow.text.whitening import plain, whitening
 
 
 class Conditioning(nn.Module):
@@ -19,7 +20,8 @@ class Conditioning(nn.Module):
     that is not known are the same learned vector as that of a first frame.
 
     A world that knows text adds a vector of its projected embedding, the same in every frame, or a
-    learned one where there is no text: a row of zeros, which no text is encoded as.
+    learned one where there is no text: a row of zeros, which no text is encoded as. Embeddings are
+    whitened first, by what the captions of the data are (`whiten`).
 
     Args:
         spec: the kind and limits of the actions.
@@ -30,6 +32,8 @@ class Conditioning(nn.Module):
 
     low: Tensor
     high: Tensor
+    text_mean: Tensor
+    text_whitening: Tensor
 
     def __init__(
         self,
@@ -52,6 +56,26 @@ class Conditioning(nn.Module):
         if text is not None:
             self.text_projection = nn.Linear(text.width, width)
             self.text_null = nn.Parameter(torch.randn(width))
+            mean, matrix = plain(text.width)
+            self.register_buffer("text_mean", mean)
+            self.register_buffer("text_whitening", matrix)
+
+    def whiten(self, texts: Tensor, weights: Tensor) -> None:
+        """Bring what tells captions apart to one scale, see `worldflow.text.whitening`.
+
+        Args:
+            texts: captions that the world will learn from, (N, E); rows of zeros do not count.
+            weights: how often each is seen, (N,).
+
+        Raises:
+            DataError: there is no caption among them, or the world knows no text.
+        """
+        given = texts.any(dim=1)
+        if self.text is None or not given.any():
+            raise DataError("there are no captions by which text could be whitened")
+        mean, matrix = whitening(texts[given], weights[given])
+        self.text_mean.copy_(mean)
+        self.text_whitening.copy_(matrix)
 
     def forward(
         self, actions: Tensor, known: Tensor | None = None, text: Tensor | None = None
@@ -148,8 +172,7 @@ class Conditioning(nn.Module):
             return vector
         if text is None:
             return vector + self.text_null
-        # unit vectors in E dimensions, so that each component has about unit variance
-        projected = self.text_projection(self.text.width**0.5 * text)
+        projected = self.text_projection((text - self.text_mean) @ self.text_whitening)
         return vector + torch.where(text.any(dim=-1, keepdim=True), projected, self.text_null)
 
 

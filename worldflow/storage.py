@@ -35,6 +35,7 @@ WEIGHTS, CONFIG, CALIBRATION, CONTEXTS, CARD = (
     "card.md",
 )
 PIXEL_SCALE = "codec.likelihood.log_scale"
+WHITENING = ("conditioning.text_mean", "conditioning.text_whitening")
 SHIPPED = Path(__file__).parent / "worlds"
 
 
@@ -255,6 +256,8 @@ def _load_weights(world: WorldModel, path: Path) -> None:
     found, expected = _read_tensors(path), world.state_dict()
     # worlds of a time before it have no likelihood of pixels
     found.setdefault(PIXEL_SCALE, torch.full_like(expected[PIXEL_SCALE], math.nan))
+    if not set(WHITENING) & set(found):  # nor was text whitened, which a new world does not do yet
+        found |= {name: expected[name] for name in WHITENING if name in expected}
     for head in ("reward_head", "termination_head"):
         needs = any(name.startswith(head) for name in expected)
         if needs and not any(name.startswith(head) for name in found):

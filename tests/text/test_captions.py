@@ -88,6 +88,19 @@ def test_captions_beside_videos_and_back(tmp_path: Path) -> None:
     assert EpisodeDataset(tmp_path / "again").captions == ["the ball, left", "two words"]
 
 
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "video", "store"])
+def test_captions_that_a_format_does_not_keep_are_not_lost_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    dataset(tmp_path / "d", "left", "right", None)
+    dataset(tmp_path / "bare", None)
+    convert(ConvertConfig(str(tmp_path / "bare"), str(tmp_path / "none"), kind))
+    assert "captions are left out" not in capsys.readouterr().out
+    convert(ConvertConfig(str(tmp_path / "d"), str(tmp_path / "out"), kind))
+    said = capsys.readouterr().out.count(f"captions are left out, as {kind} files")
+    assert said == (kind in ("npz", "hdf5"))
+
+
 @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe\x00", b"a" * 70_000])
 def test_damaged_caption_files_are_named(tmp_path: Path, content: bytes) -> None:
     dataset(tmp_path / "d", None)
@@ -128,6 +141,18 @@ def test_collect_without_captions_is_as_before(tmp_path: Path) -> None:
     assert set(found.metadata.collect) == {"policy"}
     with pytest.raises(DataError, match="'collect'"):  # a folder is never a mixture
         collect(catch(tmp_path / "d", "catch"))
+
+
+def test_a_mission_is_what_a_source_says(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
+    source = SourceConfig("minigrid:MiniGrid-Fetch-5x5-N2-v0", {"numObjs": 1}, max_episode_steps=3)
+    config = replace(catch(tmp_path / "d", "grid: {state}"), source=source, steps=12)
+    found = collect(config)
+    said = [str(caption).split() for caption in found.captions]
+    assert len(said) >= 4 and len({tuple(words) for words in said}) > 1
+    for words in said:
+        assert words[0] == "grid:" and words[-1] in ("ball", "key")
+        assert words[-2] in ("red", "green", "blue", "purple", "yellow", "grey")
 
 
 def test_a_source_that_says_nothing_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from worldflow.errors import ConfigError, DataError, WorldFormatError
 from worldflow.text.encoder import embed, encoder_of, load_encoder
@@ -176,3 +177,40 @@ def test_the_digest_is_of_the_files(tmp_path: Path) -> None:
     assert PretrainedEncoder(tmp_path / "model", "y").digest == before
     (tmp_path / "model" / "extra.json").write_text("{}")
     assert PretrainedEncoder(tmp_path / "model", "x").digest != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        ("bert", "encoder.layer.0.attention.self.query.weight"),
+        ("t5", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+        ("clip", "text_model.encoder.layers.0.mlp.fc1.weight"),
+    ],
+)
+def test_missing_weights_are_refused(tmp_path: Path, kind: str, lost: str) -> None:
+    """transformers would draw them at random, and say so in a log."""
+    tiny_model(tmp_path / "model", kind)
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    del weights[lost]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"lack 1 tensors of the model \(first: {lost}\)"):
+        load_encoder(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        ("bert", "pooler.dense.weight"),
+        ("t5", "decoder.block.0.layer.0.SelfAttention.q.weight"),
+        ("clip", "visual_projection.weight"),
+    ],
+)
+def test_weights_that_no_text_needs_may_be_missing(tmp_path: Path, kind: str, lost: str) -> None:
+    tiny_model(tmp_path / "model", kind)
+    before = load_encoder(str(tmp_path / "model")).encode(["ball left"])
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    del weights[lost]
+    save_file(weights, path, {"format": "pt"})
+    assert torch.equal(load_encoder(str(tmp_path / "model")).encode(["ball left"]), before)

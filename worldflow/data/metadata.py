@@ -134,3 +134,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 def without_place(source: Mapping[str, Any]) -> dict[str, Any]:
     """What a source is, without the path where it lies: it may be moved."""
     return {name: value for name, value in source.items() if name != "path"}
+
+
+def games_of(source: Mapping[str, Any]) -> list[str]:
+    """Ids of the environments that a source is, or was merged of; none of videos.
+
+    >>> games_of({"merged": [{"source": {"env_id": "A-v0"}}, {"source": {"env_id": "A-v0"}}]})
+    ['A-v0']
+    """
+    sources = [part["source"] for part in source.get("merged", [])] or [source]
+    return list(dict.fromkeys(str(each["env_id"]) for each in sources if each.get("env_id")))

@@ -43,6 +43,7 @@ class _FolderWriter:
 
     def __init__(self, folder: Path, metadata: DatasetMetadata) -> None:
         self.folder, self.metadata = folder, metadata
+        self._captions_left_out = False  # and said so
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, index: int, episode: Episode) -> Path:
@@ -68,6 +69,13 @@ class _FolderWriter:
         if episode.caption is not None and CAPTION_SUFFIX in self.suffixes:
             text = self._path(index).with_suffix(CAPTION_SUFFIX)
             write_atomically(text, f"{episode.caption}\n".encode())
+        elif episode.caption is not None and not self._captions_left_out:
+            self._captions_left_out = True
+            kind = self.suffixes[0].removeprefix(".")
+            print(
+                f"{self.folder}: captions are left out, as {kind} files have no place for them; "
+                "format=store and format=video keep them"
+            )
         return self._path(index)
 
     def remove(self, index: int) -> None:

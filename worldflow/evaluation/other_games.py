@@ -10,6 +10,7 @@ import numpy as np
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.metadata import games_of
 from worldflow.errors import DataError
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.simulate import dream
@@ -19,9 +20,9 @@ from worldflow.world_model import WorldModel
 
 def default_games(world: WorldModel) -> list[str]:
     """The shipped worlds of other environments than the world's."""
-    own = world.spec.source.get("env_id")
-    names = shipped_worlds()
-    return [name for name in names if load_world(name).spec.source.get("env_id") != own]
+    own = set(games_of(world.spec.source))
+    games = {name: games_of(load_world(name).spec.source) for name in shipped_worlds()}
+    return [name for name, found in games.items() if own.isdisjoint(found)]
 
 
 def other_game(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +45,8 @@ class PretrainedEncoder:
         name: how a user calls it.
 
     Raises:
-        ConfigError: transformers is not installed, or the folder holds no such model.
+        ConfigError: transformers is not installed, or the folder holds no such model, or not all of
+            its weights.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -58,8 +59,8 @@ class PretrainedEncoder:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True
             )
-            model = transformers.AutoModel.from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True
+            model, loaded = transformers.AutoModel.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ConfigError(
@@ -67,6 +68,11 @@ class PretrainedEncoder:
                 f"{str(error).splitlines()[0]}"
             ) from error
         self._model = _text_part(model).eval().requires_grad_(False)
+        if missing := _missing(model, self._model, loaded["missing_keys"]):
+            raise ConfigError(
+                f"{folder}: its weights lack {len(missing)} tensors of the model (first: "
+                f"{missing[0]}), which would be random; restore the file"
+            )
         self.name = name
         self.width = int(self._model.config.hidden_size)
         self.digest = _digest(folder)
@@ -101,6 +107,17 @@ def _text_part(model: Any) -> Any:
     if getattr(model.config, "is_encoder_decoder", False):
         return model.get_encoder()
     return model.text_model if hasattr(model, "text_model") else model
+
+
+def _missing(model: Any, part: Any, names: Iterable[str]) -> list[str]:
+    """Those of a model's tensors, by name, that its text part uses; a pooler is not used."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    used = {id(tensor) for tensor in part.parameters()}
+    return sorted(
+        name
+        for name in names
+        if name in tensors and id(tensors[name]) in used and "pooler" not in name.split(".")
+    )
 
 
 def _limit(tokenizer: Any, config: Any) -> int:

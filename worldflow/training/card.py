@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.metadata import games_of
 from worldflow.data.splitting import divides_a_recording
 from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.curves import read_metrics
@@ -41,7 +42,8 @@ def world_card(world: WorldModel, dataset: EpisodeDataset, run: Path, training: 
         else ""
     )
     rows = "\n".join(f"| {tag} | {value:.4g} |" for tag, value in held_out.items())
-    return f"""# World of `{dataset.metadata.source.get("env_id", "video")}`
+    games = ", ".join(games_of(dataset.metadata.source)) or "video"
+    return f"""# World of `{games}`
 
 - Source: `{json.dumps(dataset.metadata.source)}`, {len(dataset)} episodes, {dataset.steps} steps, \
 {held.fraction:.0%} of the {unit} held out{divided}.{compression}

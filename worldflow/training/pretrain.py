@@ -115,7 +115,10 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     spec = _spec(config, dataset, held, captions)
     with torch.random.fork_rng(devices=[]):  # initial weights come from torch's own generator
         torch.manual_seed(training.seed)
-        world = WorldModel(config.world, spec).to(ranks.device)
+        world = WorldModel(config.world, spec)
+    if captions is not None:
+        world.conditioning.whiten(torch.from_numpy(captions.vectors), torch.from_numpy(lengths))
+    world = world.to(ranks.device)
     if config.initial_world is not None:
         fresh = start_from(world, config.initial_world)
         if fresh and training.flow.part == "within":

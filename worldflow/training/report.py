@@ -13,7 +13,7 @@ from worldflow.calibration import QUANTILES, Calibration
 from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.inspect import Coverage
-from worldflow.data.metadata import write_atomically
+from worldflow.data.metadata import games_of, write_atomically
 from worldflow.evaluation.curves import Curve, read_metrics, read_pictures, read_scalars
 from worldflow.evaluation.report import Report
 from worldflow.novelty import noise_floor
@@ -48,8 +48,8 @@ def write_run_report(run: Run, trained: Trained, summary: str) -> None:
     training, folder, sigma = run.training, run.folder, trained.world.config.sigma
     codec, flow = ("joint", "joint") if training.is_joint else ("codec", "flow")
     curves = read_metrics(folder / METRICS)
-    source = run.dataset.metadata.source
-    report = Report(f"A world of {source.get('env_id', 'video')}: how it was trained")
+    games = ", ".join(games_of(run.dataset.metadata.source)) or "video"
+    report = Report(f"A world of {games}: how it was trained")
     report.text(summary)
     report.heading("Held-out figures")
     report.text(
