@@ -33,7 +33,7 @@ from worldflow.training.engine import EngineConfig
 from worldflow.training.layers import prepare_layers
 from worldflow.training.pretrain import PretrainConfig
 
-SIZES = {"catch": 64, "small": 64, "base": 128, "large": 256}  # of frames
+SIZES = {"catch": 64, "small": 64, "base": 128, "large": 256, "translation": 64}  # of frames
 
 
 def preset(name: str, *overrides: str) -> PretrainConfig:
