@@ -76,6 +76,15 @@ def test_worlds_of_the_demo_take_at_most_30_megabytes(name: str) -> None:
     assert config.world.context < config.training.flow.clip
 
 
+def test_the_world_for_pairs_sees_all_of_its_source() -> None:
+    config = preset("translation")
+    source = config.world.context
+    assert config.training.flow.clip == config.training.joint.clip == 2 * source
+    # position t reads frames t - window to t - 1, and its source is frame t - source
+    assert config.world.flow.window >= source
+    assert config.world.reach >= source  # so many frames of a clip are given by generate
+
+
 def test_base_also_takes_smaller_frames() -> None:
     assert meta_world(preset("base").world, 96).tokens == 36
     assert meta_world(preset("base").world, 64).tokens == 16

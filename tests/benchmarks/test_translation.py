@@ -49,7 +49,7 @@ def pairs(dataset: EpisodeDataset, tmp_path: Path) -> EpisodeDataset:
 
 @pytest.fixture
 def world() -> WorldModel:
-    return tiny_world(context=2)
+    return tiny_world()
 
 
 def shifted(target: np.ndarray, by: int) -> np.ndarray:
@@ -155,7 +155,7 @@ def test_the_command_prints_a_table(
 def test_pairs_of_another_kind_are_refused(
     pairs: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without = tiny_world(ActionSpec("none"), context=2)
+    without = tiny_world(ActionSpec("none"))
     save_world(without, tmp_path / "world", "card")
     words = ["translation.py", f"world={tmp_path / 'world'}", f"data.path={pairs.folder}"]
     monkeypatch.setattr(sys, "argv", words)

@@ -145,7 +145,7 @@ def test_a_world_of_pairs_begins_with_sources(tmp_path: Path) -> None:
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     found = dataset(tmp_path / "d", 5, 3)
-    with pytest.raises(DataError, match="longest episode has 5 frames.*clip=6"):
+    with pytest.raises(DataError, match=r"longest episode has 5 frames.*clip=6"):
         main(config(found, tmp_path / "p", clip=6))
     assert not (tmp_path / "p").exists()
     with pytest.raises(ConfigError, match="clip=0"):
