@@ -25,6 +25,7 @@ from translation import (
     sheet,
     translate,
     ways,
+    without_twins,
 )
 
 from worldflow.actions import ActionSpec
@@ -161,6 +162,14 @@ def test_pairs_of_another_kind_are_refused(
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(DataError, match="give pairs of its kind"):
         translation.main()
+
+
+def test_pairs_that_were_learned_from_are_left_out(dataset: EpisodeDataset) -> None:
+    for index in (2, 5):
+        dataset.paths[index].write_bytes(dataset.paths[8].read_bytes())
+    left = without_twins(dataset, np.array([0, 1, 2]), np.array([5, 7, 8, 9]))
+    assert left.tolist() == [7, 9]
+    assert without_twins(dataset, np.arange(0), np.array([5, 7])).tolist() == [5, 7]
 
 
 def test_one_pair_is_too_few(pairs: EpisodeDataset) -> None:
