@@ -33,7 +33,7 @@ from worldflow.training.engine import EngineConfig
 from worldflow.training.layers import prepare_layers
 from worldflow.training.pretrain import PretrainConfig
 
-SIZES = {"catch": 64, "multi": 64, "small": 64, "base": 128, "large": 256}  # of frames
+SIZES = {"catch": 64, "multi": 64, "translation": 64, "small": 64, "base": 128, "large": 256}
 
 
 def preset(name: str, *overrides: str) -> PretrainConfig:
@@ -74,6 +74,15 @@ def test_worlds_of_the_demo_take_at_most_30_megabytes(name: str) -> None:
     config = load_config("pretrain", PretrainConfig, ["data=x", *demo.pretrain])
     assert 1e6 < count(meta_world(config.world, 64)) < 15e6  # two bytes each
     assert config.world.context < config.training.flow.clip
+
+
+def test_the_world_for_pairs_sees_all_of_its_source() -> None:
+    config = preset("translation")
+    source = config.world.context
+    assert config.training.flow.clip == config.training.joint.clip == 2 * source
+    # position t reads frames t - window to t - 1, and its source is frame t - source
+    assert config.world.flow.window >= source
+    assert config.world.reach >= source  # so many frames of a clip are given by generate
 
 
 def test_base_also_takes_smaller_frames() -> None:

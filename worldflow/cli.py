@@ -104,6 +104,13 @@ COMMANDS = {
         ("dst",),
         sweeps=False,
     ),
+    "data pair": Command(
+        "data_pair",
+        "worldflow.data.pairing:main",
+        "put clips behind their edges, greys or mirror images, to learn translation from",
+        ("src", "dst"),
+        sweeps=False,
+    ),
     "data label": Command(
         "data_label", "worldflow.labelling.label:main", "infer the actions of videos", ("src",)
     ),
