@@ -32,8 +32,10 @@ def one_pass(world: WorldModel, rows: int, seed: int) -> Callable[[], Tensor]:
     def run() -> Tensor:
         # what this writes into the cache's current slot, the next call writes again
         past, (*affines, affine) = state.flow, state.flow.affines
-        known = flow.global_block.read_past(past.hidden, condition, past.cache)
-        x = flow.global_block.affine(affine.to_data(noise), known).to_data(noise)
+        features = flow.global_block.read_past(past.hidden, condition, past.cache)
+        chance = flow.draw_chance(generator, noise)
+        known = (features,) if chance is None else (features, chance)
+        x = flow.global_block.affine(affine.to_data(noise), *known).to_data(noise)
         for block, affine in zip(reversed(blocks), reversed(affines), strict=True):
             x = block(affine.to_data(x)).to_data(x)
         score, features, _ = world.denoiser.step(x, condition, state.denoiser)

@@ -73,12 +73,11 @@ def _trace(world: WorldModel) -> None:
         local.forward = _traced(local, "forward", x)
     features = x.new_zeros(2, world.tokens, flow.global_block.features)
     block = flow.global_block
-    several = block.outcomes.count > 1
-    chance = (x[..., 0],) if several else ()
-    affine = _traced(block, "affine", x, features, *chance)
-    if several:  # which a trace of `affine` passes through, so not before it
+    chance = ()
+    if block.outcomes.count > 1:
         block.mixture = _traced(block, "mixture", x, features)  # type: ignore[method-assign]
-    block.affine = affine  # type: ignore[method-assign]
+        chance = (x[..., 0],)
+    block.affine = _traced(block, "affine", x, features, *chance)  # type: ignore[method-assign]
     codec.decode = _traced(codec, "decode", x)  # type: ignore[method-assign]
     for transformer in (flow.global_block.past, world.denoiser.transformer):
         _trace_layers(transformer, x.new_zeros)
@@ -130,7 +129,8 @@ def _named_as(like: Any, result: Any) -> Any:
 def _capture(world: WorldModel) -> None:
     flow, codec = world.flow, world.codec
     block = flow.global_block
-    block.mixture = _captured(block.mixture)  # type: ignore[method-assign]
+    if block.outcomes.count > 1:
+        block.mixture = _captured(block.mixture)  # type: ignore[method-assign]
     block.affine = _captured(block.affine)  # type: ignore[method-assign]
     past = block.past
     past.step = _captured(past.step)  # type: ignore[method-assign]

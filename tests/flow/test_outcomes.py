@@ -13,6 +13,7 @@ from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine, standard_normal_log_prob
 from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import Flow, FlowConfig
+from worldflow.flow.guidance import Unconditional, guide
 from worldflow.flow.outcomes import Mixture
 from worldflow.flow.sampler import SamplerConfig
 from worldflow.flow.transformer import TransformerConfig
@@ -62,7 +63,7 @@ def test_likelihood_is_the_mixture_of_each_outcomes_jacobian(within: int) -> Non
 
         def noise(frame: Tensor, outcomes: Tensor = outcomes) -> Tensor:
             u = flow._local(frame[None])[0]
-            return block.mixture(u, features)._take(outcomes).to_noise(u)
+            return block.mixture(u, features).take(outcomes).to_noise(u)
 
         jacobian = torch.autograd.functional.jacobian(noise, noisy[0, 2]).reshape(size, size)
         log_det = torch.linalg.slogdet(jacobian).logabsdet
@@ -136,7 +137,7 @@ def test_outcomes_are_chosen_by_their_probabilities() -> None:
     def chosen(weights: list[float], chance: list[float]) -> list[int]:
         mu = torch.arange(len(weights), dtype=torch.float32)[:, None]
         mixture = Mixture(Affine(mu, torch.zeros_like(mu)), torch.tensor(weights).log())
-        return [int(mixture.choose(torch.tensor(value)).mu) for value in chance]
+        return [int(mixture.choose(torch.tensor(value))) for value in chance]
 
     assert chosen([0.2, 0.5, 0.3], [0.0, 0.19, 0.21, 0.69, 0.71]) == [0, 0, 1, 1, 2]
     # rounding may leave the sum of the weights below the chance
@@ -158,6 +159,48 @@ def test_a_chance_is_needed_where_there_is_a_choice_and_drawn_only_there() -> No
 def test_no_outcome_is_refused() -> None:
     with pytest.raises(ConfigError, match="outcomes is 0"):
         GlobalConfig(outcomes=0)
+
+
+def test_guidance_takes_the_same_outcome_on_both_sides() -> None:
+    flow, weight = mixed_flow(), 0.8
+    z, (condition, other) = clip(flow, 2, 1)[0], clip(flow, 4, 1)[1].chunk(2)
+    block, state = flow.global_block, flow.empty_state(2, guided=True)
+    chance = torch.linspace(0.01, 0.99, 2 * flow.tokens, dtype=torch.float64).reshape(2, -1)
+    away = Unconditional(other[:, 0], weight)
+    _, _, sample = flow.step(state, z[:, 0], condition[:, 0], guidance=away, chance=chance)
+    hidden = flow._local(sample.noisy)[0]
+    sides = [
+        block.mixture(hidden, block(hidden[:, None], c[:, :1])[:, 0]) for c in (condition, other)
+    ]
+    outcome = sides[0].choose(chance)
+    assert (outcome != sides[1].choose(chance)).any()  # the other side alone would choose others
+    guided = guide(*(side.take(outcome) for side in sides), weight)
+    torch.testing.assert_close(guided.to_noise(hidden), z[:, 0], atol=1e-8, rtol=0)
+
+
+def test_jacobi_and_sequential_make_the_same_frame() -> None:
+    flow = mixed_flow()
+    noise, condition = clip(flow, 16, 1)
+    chance = flow.draw_chance(torch.Generator().manual_seed(5), noise[:, 0])
+    start = flow.empty_state(16)
+    frames = [
+        flow.step(start, noise[:, 0], condition[:, 0], SamplerConfig(*how), chance=chance)[2].noisy
+        for how in (("jacobi", 1e-10), ("sequential", 0.0))
+    ]
+    torch.testing.assert_close(*frames, atol=1e-8, rtol=0)
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    flow = mixed_flow()
+    noise, condition = clip(flow, 3, 1)
+
+    def sample(seeds: list[int | None]) -> Tensor:
+        generators = [None if s is None else torch.Generator().manual_seed(s) for s in seeds]
+        chance = flow.draw_chance(generators, noise[:, 0])
+        _, _, made = flow.step(flow.empty_state(3), noise[:, 0], condition[:, 0], chance=chance)
+        return made.noisy
+
+    assert torch.equal(sample([1, 2, 3])[1], sample([None, 2, 7])[1])
 
 
 def fitted(outcomes: int) -> float:

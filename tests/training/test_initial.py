@@ -18,6 +18,7 @@ from worldflow.data.formats.decoding import read_frames
 from worldflow.data.importing import ImportConfig
 from worldflow.errors import ConfigError, MissingHeadError
 from worldflow.evaluation.video import write_video
+from worldflow.flow.outcomes import PREFERENCE
 from worldflow.heads import HeadsConfig
 from worldflow.storage import load_world
 from worldflow.training.pretrain import PretrainConfig, main
@@ -112,8 +113,9 @@ def test_outcomes_grow_from_a_world_without(videos: Path, tmp_path: Path) -> Non
     with torch.no_grad():
         before = plain.flow(noisy, plain.conditioning(actions)).log_prob
         after = grown.flow(noisy, grown.conditioning(actions)).log_prob
-    # the first outcome, of the three of equal weight, is the world that there was
-    assert (after >= before - math.log(3.0) - 1e-4).all()
+    # the first outcome is the world that there was, with this log probability of each token
+    first = -math.log(1.0 + 2.0 * math.exp(-PREFERENCE))
+    assert (after >= before + plain.tokens * first - 1e-3).all()
     with pytest.raises(ConfigError, match=r"is built otherwise \(flow\.global_block\.outcomes"):
         main(replace(config, initial_world=str(tmp_path / "more/world"), out=str(tmp_path / "d")))
 

@@ -18,6 +18,7 @@ from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.past_features import PastFeatures, _cuts
 from worldflow.training.pretrain import PretrainConfig, main
+from worldflow.training.within_stage import WithinStage
 from worldflow.world_model import WorldModel
 
 
@@ -48,7 +49,7 @@ def pasts(world: WorldModel, data: Path, folder: Path, clip: int, dropout: float
     episodes = LatentEpisodes(world.codec, dataset, folder)
     index = np.arange(len(dataset))
     return PastFeatures(
-        world, episodes, episodes.key, index, dataset.lengths, clip, dropout, 0, folder
+        world, episodes, episodes.key, index, dataset.lengths, clip, (dropout, 0.0), 0, folder
     )
 
 
@@ -71,18 +72,21 @@ def test_likelihoods_on_kept_pasts_are_those_of_whole_clips(
     dataset, clip = EpisodeDataset(data), 6
     frames = pasts(world, data, tmp_path, clip, 0.0)
     assert len(frames) == dataset.lengths.sum()
-    first = int(dataset.lengths[0])
-    assert first > clip
-    past, latents = frames.rows(np.arange(clip))
-    episode = dataset.read(0)
-    condition = world.conditioning(torch.from_numpy(episode.actions[None, :clip]))
-    with torch.no_grad():
-        hidden, affines = world.flow._local(latents)
-        local = sum(affine.log_scale.sum((1, 2)) for affine in affines)
-        found = world.flow.global_block.log_prob(hidden, past) - local
-        whole = world.flow(latents[None], condition).log_prob[0]
-    assert whole.std() > 0.1
-    torch.testing.assert_close(found, whole, rtol=0, atol=0.02)  # kept in half precision
+    begin, first, stop = next(
+        cut[1:] for cut in _cuts(np.arange(1), dataset.lengths, clip, 3) if cut[1]
+    )
+    for begin, first, stop in ((0, 0, clip), (begin, first, stop)):  # a later clip, with a window
+        past, _ = frames.rows(np.arange(first, stop))
+        _, latents = frames.rows(np.arange(begin, stop))
+        actions = torch.from_numpy(dataset.read(0).actions[None, begin:stop])
+        with torch.no_grad():
+            hidden, affines = world.flow._local(latents)
+            local = sum(affine.log_scale.sum((1, 2)) for affine in affines)
+            found = world.flow.global_block.log_prob(hidden[first - begin :], past)
+            whole = world.flow(latents[None], world.conditioning(actions)).log_prob[0] + local
+        assert whole.std() > 0.1
+        # kept in half precision
+        torch.testing.assert_close(found, whole[first - begin :], rtol=0, atol=0.02)
 
 
 def test_kept_pasts_are_read_again_and_written_anew_for_others(
@@ -110,9 +114,27 @@ def test_only_the_maps_within_a_frame_are_trained(data: Path, base: Path, tmp_pa
         for layer in ("norm", "others", "weights")
         for kind in ("weight", "bias")
     }
-    first = (tmp_path / "world/world.safetensors").read_bytes()
-    main(replace(config, out=str(tmp_path / "again")))
-    assert (tmp_path / "again/world/world.safetensors").read_bytes() == first
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = within(data, base, tmp_path / "whole", rare=0.5)
+    whole = (main(config) / "world.safetensors").read_bytes()
+    update, killed = WithinStage.update, replace(config, out=str(tmp_path / "killed"))
+
+    def until_fourth(stage: WithinStage, step: int) -> dict[str, torch.Tensor]:
+        if step == 4:
+            raise KeyboardInterrupt
+        return update(stage, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WithinStage, "update", until_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            main(killed)
+    moved = replace(killed, resume=killed.out, out=str(tmp_path / "moved"))  # pasts are read anew
+    assert (main(moved) / "world.safetensors").read_bytes() == whole
+    assert (main(killed) / "world.safetensors").read_bytes() == whole
 
 
 def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: Path) -> None:
@@ -123,6 +145,9 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
         FlowTraining(part="inside")
     with pytest.raises(ConfigError, match=r"0 unless training\.flow\.part=within"):
         FlowTraining(rare=0.1)
+    for flow in ({"clip": 3}, {"accumulate": 2}):  # the window has 3 frames
+        with pytest.raises(ConfigError, match="part=within needs"):
+            main(within(data, base, tmp_path / "c", **flow))
     other = tmp_path / "other"
     write_dataset(other, ActionSpec("discrete", n=4))
     with pytest.raises(ConfigError, match=r"would leave conditioning\.table\.weight untrained"):

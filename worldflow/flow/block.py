@@ -195,13 +195,23 @@ class GlobalBlock(nn.Module):
             hidden: (B, N, C).
             features: as of `read_past`.
             chance: chooses the outcome of each token, (B, N) in [0, 1); None: there is one only.
+
+        Raises:
+            ValueError: there are several outcomes, and no chance.
         """
         if chance is not None:
-            return self.mixture(hidden, features).choose(chance)
+            mixture = self._mixture(hidden, features)
+            return mixture.take(mixture.choose(chance))
+        if self.outcomes.count > 1:
+            raise ValueError("a token has several outcomes here: give the chance of each")
         return self.head(self._inside(hidden, features))
 
     def mixture(self, hidden: Tensor, features: Tensor) -> Mixture:
         """The outcomes of the tokens of a frame, one pass, as `affine`."""
+        return self._mixture(hidden, features)
+
+    def _mixture(self, hidden: Tensor, features: Tensor) -> Mixture:
+        # of its own, so that a compiled `affine` does not pass through a compiled `mixture`
         inside = self._inside(hidden, features)
         return self.outcomes(inside, self.head(inside))
 

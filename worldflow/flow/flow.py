@@ -124,7 +124,6 @@ class Flow(nn.Module):
     ) -> tuple[FlowState, FlowOutput, FlowSample]:
         """Sample the next frame and append it.
 
-
         The blocks are inverted one after another, the global one first. Each inversion starts from
         the last frame's affine map, applied to the new noise: what one pass over the last frame
         would give, without that pass. The sample is then scored like any other frame, so that its
@@ -148,16 +147,21 @@ class Flow(nn.Module):
         sampler = sampler or self.config.sampler
         features, cache = self._read_past(state, condition)
         without, unguided = self._read_unguided(state, guidance)
-        if chance is None and self.config.global_block.outcomes > 1:
-            raise ValueError("a token has several outcomes here: give the chance of each")
+        top = self.global_block
 
+        # a compiled map of one outcome takes two arguments
         chances = () if chance is None else (chance,)
 
         def guided(x: Tensor) -> Affine:
-            affine = self.global_block.affine(x, features, *chances)
             if guidance is None or without is None:
-                return affine
-            return guide(affine, self.global_block.affine(x, without, *chances), guidance.weight)
+                return top.affine(x, features, *chances)
+            if chance is None:
+                maps = top.affine(x, features), top.affine(x, without)
+            else:  # the same outcome on both sides
+                mixture = top.mixture(x, features)
+                outcome = mixture.choose(chance)
+                maps = mixture.take(outcome), top.mixture(x, without).take(outcome)
+            return guide(*maps, guidance.weight)
 
         blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [
             (block, block.order) for block in self._local_blocks()
@@ -204,8 +208,8 @@ class Flow(nn.Module):
         out = FlowOutput(
             noise=scored.affine.to_noise(hidden),
             log_prob=scored.log_prob.sum(dim=-1) - _log_scale(affines, hidden),
-            log_scale=_log_scale(maps, hidden) - scored.log_chance.sum(dim=-1),
-            token_log_scale=_token_log_scale(maps, hidden) - scored.log_chance,
+            log_scale=_log_scale(maps, hidden) - scored.log_weight.sum(dim=-1),
+            token_log_scale=_token_log_scale(maps, hidden) - scored.log_weight,
         )
         return out, scored.affine
 

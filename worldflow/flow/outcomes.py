@@ -36,11 +36,16 @@ class Mixture(NamedTuple):
     affine: Affine
     log_weights: Tensor
 
-    def choose(self, chance: Tensor) -> Affine:
-        """Of each token the map (..., C) of one outcome, by `chance` (...) in [0, 1)."""
+    def choose(self, chance: Tensor) -> Tensor:
+        """Of each token the number (...) of one outcome, by `chance` (...), uniform in [0, 1)."""
         beyond = self.log_weights.exp().cumsum(dim=-1) <= chance[..., None]
         last = self.log_weights.shape[-1] - 1  # rounding may leave the sum below the chance
-        return self._take(beyond.sum(dim=-1).clamp(max=last))
+        return beyond.sum(dim=-1).clamp(max=last)
+
+    def take(self, outcome: Tensor) -> Affine:
+        """The maps (..., C) of the outcomes (...)."""
+        index = outcome[..., None, None].expand(*outcome.shape, 1, self.affine.mu.shape[-1])
+        return Affine(*(x.gather(-2, index)[..., 0, :] for x in self.affine))
 
     def score(self, x: Tensor) -> Scored:
         """The likelihood of tokens x (..., C)."""
@@ -48,13 +53,8 @@ class Mixture(NamedTuple):
         log_prob = (standard_normal_log_prob(noise) - self.affine.log_scale).sum(dim=-1)
         joint = log_prob + self.log_weights
         best = joint.argmax(dim=-1)
-        chance = self.log_weights.gather(-1, best[..., None])[..., 0]
-        return Scored(torch.logsumexp(joint, dim=-1), self._take(best), chance)
-
-    def _take(self, outcome: Tensor) -> Affine:
-        """The maps (..., C) of the outcomes (...)."""
-        index = outcome[..., None, None].expand(*outcome.shape, 1, self.affine.mu.shape[-1])
-        return Affine(*(x.gather(-2, index)[..., 0, :] for x in self.affine))
+        log_weight = self.log_weights.gather(-1, best[..., None])[..., 0]
+        return Scored(torch.logsumexp(joint, dim=-1), self.take(best), log_weight)
 
 
 class Scored(NamedTuple):
@@ -63,12 +63,12 @@ class Scored(NamedTuple):
     Attributes:
         log_prob: log p(u_i | u_<i, past), exact, (...).
         affine: the map of the outcome k that most probably made the token, (..., C).
-        log_chance: log p(k | u_<i, past) of that outcome, (...).
+        log_weight: log p(k | u_<i, past) of that outcome, (...).
     """
 
     log_prob: Tensor
     affine: Affine
-    log_chance: Tensor
+    log_weight: Tensor
 
 
 def score_alone(affine: Affine, x: Tensor) -> Scored:

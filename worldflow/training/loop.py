@@ -30,7 +30,7 @@ LOG_EVERY = 20
 # tqdm's own, with what its figures mean
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left"
 # an update's random numbers depend on seed, stage and step alone, never on what ran before
-STREAMS = {"codec": 1, "flow": 2, "joint": 3}
+STREAMS = {"codec": 1, "flow": 2, "joint": 3, "past": 4}
 
 
 @dataclass

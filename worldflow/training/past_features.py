@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldflow.data.metadata import write_atomically
+from worldflow.errors import DataError
 from worldflow.training.batches import Episodes
-from worldflow.training.flow_gradients import clip_noise
+from worldflow.training.flow_gradients import clip_noise, some_text
 from worldflow.training.loop import row_generators
 from worldflow.world_model import WorldModel
 
@@ -39,11 +42,13 @@ class PastFeatures:
         lengths: frames of each episode of the dataset.
         clip: frames that are read at once; the first W of a clip, but for an episode's beginning,
             are a past only.
-        action_dropout: share of the clips whose actions are hidden.
+        dropout: shares of the clips whose actions, and whose captions, are hidden. Like the noise
+            on the latents of the past, it is drawn once for all of training.
         seed: of the noise on the latents of the past.
         folder: where the file lies, or is written.
 
     Attributes:
+        key: a digest of all of that.
         past: (F, N, width) float16, mapped.
         latents: (F, N, C) float16, mapped.
     """
@@ -56,20 +61,24 @@ class PastFeatures:
         indices: np.ndarray,
         lengths: np.ndarray,
         clip: int,
-        action_dropout: float,
+        dropout: tuple[float, float],
         seed: int,
         folder: Path,
     ) -> None:
         self._world, self._episodes, self._seed = world, episodes, seed
-        self._clip, self._dropout = clip, action_dropout
+        self._clip, self._dropout = clip, dropout
         self._cuts = list(_cuts(indices, lengths, clip, world.config.flow.window))
         frames = sum(stop - first for _, _, first, stop in self._cuts)
         width = world.config.flow.global_block.past.width
         shape = (frames, world.tokens, width + world.channels)
         path, note = folder / "past.bin", folder / "past.json"
-        key = self._key(latents_key, indices)
-        if not (note.exists() and path.exists() and json.loads(note.read_text())["key"] == key):
+        key = self.key = self._key(latents_key, indices)
+        size = 2 * math.prod(shape)
+        there = note.exists() and path.exists() and path.stat().st_size == size
+        if not (there and json.loads(note.read_text())["key"] == key):
             note.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            _check_room(path, size)
             self._write(np.memmap(path, np.float16, "w+", shape=shape))
             write_atomically(note, json.dumps({"key": key}).encode())
         found = np.memmap(path, np.float16, "r", shape=shape)
@@ -95,11 +104,13 @@ class PastFeatures:
             batch = self._episodes.batch(
                 [(index, begin) for index, begin, _, _ in cuts], self._clip
             )
-            generators = row_generators(self._seed, "flow", start, range(len(cuts)))
-            noise, known = clip_noise(generators, (self._clip, *shape), batch.known, self._dropout)
+            generators = row_generators(self._seed, "past", start, range(len(cuts)))
+            actions, captions = self._dropout
+            noise, known = clip_noise(generators, (self._clip, *shape), batch.known, actions)
+            text = some_text(generators, batch.text, captions)
             noisy = (batch.latents + world.config.sigma * noise).to(device)
             condition = world.conditioning(
-                batch.actions.to(device), known.to(device), batch.text.to(device)
+                batch.actions.to(device), known.to(device), text.to(device)
             )
             past = block.past_of(world.flow.hidden(noisy), condition).cpu()
             found = torch.cat((past, batch.latents), dim=-1).half().numpy()
@@ -109,19 +120,32 @@ class PastFeatures:
         file.flush()
 
     def _key(self, latents_key: str, indices: np.ndarray) -> str:
-        cut = (self._clip, self._dropout, self._seed, self._world.config.sigma)
-        digest = hashlib.sha256(f"{latents_key} {cut} {indices.tolist()}".encode())
         world = self._world
-        for module in (world.conditioning, world.flow.local_blocks, world.flow.global_block.past):
+        window, sigma = world.config.flow.window, world.config.sigma
+        cut = (self._clip, window, self._dropout, self._seed, sigma)
+        digest = hashlib.sha256(f"{latents_key} {cut} {indices.tolist()}".encode())
+        digest.update(np.ascontiguousarray(self._episodes.text).tobytes())
+        block = world.flow.global_block
+        for module in (world.conditioning, world.flow.local_blocks, block.embed, block.past):
             for value in module.state_dict().values():
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
+def _check_room(path: Path, size: int) -> None:
+    """Raises DataError if the disk has none."""
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise DataError(
+            f"{path} needs {size / 1e9:.1f} GB for the pasts of all frames, {free / 1e9:.1f} GB "
+            "are free; put the run on a larger disk with out="
+        )
+
+
 def _cuts(
     indices: np.ndarray, lengths: np.ndarray, clip: int, window: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Episode, first frame of the clip, and the frames from and up to which it is for.
+    """Episode, first frame of the clip, and the frames from and up to which it is for; clip > W.
 
     Each frame is in one; those after an episode's first clip have W frames before them in theirs.
     """

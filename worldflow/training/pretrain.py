@@ -29,6 +29,7 @@ from worldflow.training.modes import Run, train_in_two_stages, train_jointly
 from worldflow.training.report import PAGE, write_run_report
 from worldflow.training.resume import CHECKPOINT, fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
+from worldflow.training.within_stage import check_within
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldConfig, WorldSpec
 
@@ -163,6 +164,8 @@ def _check(config: PretrainConfig, ranks: Ranks) -> None:
             "training.flow.part=within keeps all else of an earlier world: give it with from=..., "
             "and use codec=two-stage"
         )
+    if training.flow.part == "within":
+        check_within(config.world, training.flow, ranks)
     if stage == "flow":
         ranks.rows(clips.batch, training.flow.accumulate, "training.flow.batch")
         return
@@ -220,8 +223,14 @@ def _start(
     if captions is None:  # then nothing depends on it
         for stage in ("flow", "joint"):
             del training[stage]["text_dropout"]
+    world = asdict(config.world)
+    # runs of before there was a choice do not say
+    if training["flow"]["part"] == "all":
+        del training["flow"]["part"], training["flow"]["rare"]
+    if world["flow"]["global_block"]["outcomes"] == 1:
+        del world["flow"]["global_block"]["outcomes"]
     settings: dict[str, Any] = {
-        "world": asdict(config.world),
+        "world": world,
         "initial_world": config.initial_world,
         "starts": config.starts,
         "training": training,

@@ -16,6 +16,7 @@ from worldflow.training.checkpoint import Progress, read_progress
 from worldflow.training.logger import METRICS, TENSORBOARD, VIDEOS
 
 SETTINGS, CHECKPOINT = "run.json", "checkpoint.safetensors"
+RARE = "rare.json"  # which frames are rare, see `worldflow.training.within_stage`
 
 
 def fetch(source: Path, folder: Path) -> None:
@@ -34,7 +35,12 @@ def fetch(source: Path, folder: Path) -> None:
     for name in (TENSORBOARD, VIDEOS):  # the report shows them
         if (source / name).is_dir():
             shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    for name in (METRICS, SETTINGS, CHECKPOINT):  # the checkpoint last: with it the copy is whole
+    for name in (
+        METRICS,
+        SETTINGS,
+        RARE,
+        CHECKPOINT,
+    ):  # the checkpoint last: with it the copy is whole
         if (source / name).is_file():
             write_atomically(folder / name, (source / name).read_bytes())
 

@@ -7,6 +7,7 @@ an update sees frames one by one.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.metadata import write_atomically
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
+from worldflow.training.distributed import Ranks
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.flow_validation import FlowValidation
@@ -23,7 +26,9 @@ from worldflow.training.latents import LatentEpisodes
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import step_generators
 from worldflow.training.past_features import PastFeatures
+from worldflow.training.resume import RARE
 from worldflow.world_model import WorldModel
+from worldflow.world_spec import WorldConfig
 
 RAREST = 0.02  # share of the frames that are rare: the least likely ones at the start
 SCORED = 512  # frames at once
@@ -49,9 +54,6 @@ class WithinStage:
 
     Attributes:
         measured: what is measured and saved, see `Engine.measured`.
-
-    Raises:
-        ConfigError: several ranks, or a global block without maps within a frame.
     """
 
     name = "flow"
@@ -69,11 +71,6 @@ class WithinStage:
         folder: Path,
     ) -> None:
         self.world, self.config, self._seed, self._engine = world, config, seed, engine
-        if engine.ranks.size > 1 or world.flow.global_block.within is None:
-            raise ConfigError(
-                "training.flow.part=within needs one process and a global block with "
-                "world.flow.global_block.within; use part=all"
-            )
         clips = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
         self._validation = FlowValidation(episodes, dataset, clips, seed)
         self.measured = engine.measured(world)
@@ -84,11 +81,11 @@ class WithinStage:
             train,
             dataset.lengths,
             config.clip,
-            config.action_dropout,
+            (config.action_dropout, config.text_dropout),
             seed,
             folder,
         )
-        self._rare = self._least_likely() if config.rare else np.arange(0)
+        self._rare = self._rare_frames(folder / RARE) if config.rare else np.arange(0)
         engine.prepare(self.modules())
 
     def modules(self) -> list[nn.Module]:
@@ -128,11 +125,43 @@ class WithinStage:
             hidden = world.flow.hidden(noisy[:, None])[:, 0]
         return world.flow.global_block.log_prob(hidden, past.to(device))
 
+    def _rare_frames(self, path: Path) -> np.ndarray:
+        """The frames of least likelihood under the world that the run begins with.
+
+        They are found once: a run that goes on has other weights.
+        """
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["key"] == self._frames.key:
+                return np.array(kept["frames"])
+        found = self._least_likely()
+        write_atomically(path, json.dumps({"key": self._frames.key, "frames": found}).encode())
+        return np.array(found)
+
     @torch.no_grad()
-    def _least_likely(self) -> np.ndarray:
-        """The frames of least likelihood, under the world that the run begins with."""
+    def _least_likely(self) -> list[int]:
         generator, found = torch.Generator().manual_seed(self._seed), []
         for start in range(0, len(self._frames), SCORED):
             index = np.arange(start, min(start + SCORED, len(self._frames)))
             found.append(self._log_prob(index, generator).cpu().numpy())
-        return np.argsort(np.concatenate(found))[: max(1, int(RAREST * len(self._frames)))]
+        count = max(1, int(RAREST * len(self._frames)))
+        return [int(index) for index in np.argsort(np.concatenate(found))[:count]]
+
+
+def check_within(world: WorldConfig, training: FlowTraining, ranks: Ranks) -> None:
+    """Refuse at once what the stage cannot do.
+
+    Raises:
+        ConfigError: clips no longer than the window, no maps within a frame, or several processes.
+    """
+    flow = world.flow
+    if training.clip <= flow.window:
+        raise ConfigError(
+            f"training.flow.part=within needs training.flow.clip={training.clip} to be more than "
+            f"world.flow.window={flow.window}, which the frames of a clip have before them"
+        )
+    if ranks.size > 1 or training.accumulate > 1 or not flow.global_block.within.depth:
+        raise ConfigError(
+            "training.flow.part=within needs one process, training.flow.accumulate=1, and "
+            "world.flow.global_block.within.depth of 1 or more; use part=all"
+        )
