@@ -75,18 +75,21 @@ def bright(frames: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def single_steps(world: WorldModel, clips: Sequence[Episode], settings: Fireballs) -> np.ndarray:
+def single_steps(
+    world: WorldModel, clips: Sequence[Episode], temperature: float, generator: torch.Generator
+) -> np.ndarray:
     """Bright shares of frames dreamed from the real ones before, (rows, steps).
 
     Args:
         world: in eval mode.
         clips: at least as long as the world's context.
-        settings: of the dream.
+        temperature: scales z.
+        generator: of all noise.
 
     Returns:
         of frame t, for t from the context on; NaN where a clip has no frame t.
     """
-    first, generator = world.config.context, torch.Generator().manual_seed(settings.seed)
+    first = world.config.context
     length = max(len(clip.frames) for clip in clips)
     exists = np.array([np.arange(length) < len(clip.frames) for clip in clips])
     frames, actions = (
@@ -98,9 +101,7 @@ def single_steps(world: WorldModel, clips: Sequence[Episode], settings: Fireball
     shares = []
     for t in range(length):
         if t >= first:
-            z = settings.temperature * normal(
-                generator, len(clips), flow.hidden.shape[1:], flow.hidden
-            )
+            z = temperature * normal(generator, len(clips), flow.hidden.shape[1:], flow.hidden)
             chance = world.flow.draw_chance(generator, z)
             _, _, sample = world.flow.step(flow, z, condition[:, t], chance=chance)
             score, _, _ = world.denoiser.step(sample.noisy, condition[:, t], cache)
@@ -164,7 +165,11 @@ def main() -> None:
     before = real[:, first - 1 : -1]
     world = compile_step(world)
     groups = range(0, len(clips), settings.rows)
-    singles = [single_steps(world, clips[i : i + settings.rows], settings) for i in groups]
+    generator = torch.Generator().manual_seed(settings.seed)
+    singles = [
+        single_steps(world, clips[i : i + settings.rows], settings.temperature, generator)
+        for i in groups
+    ]
     single = np.concatenate([_filled(shares, length - first) for shares in singles])
     free = dreamed(Imagination(world, settings.rows, 522, settings.temperature), settings)
     rows = [

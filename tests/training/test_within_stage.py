@@ -72,10 +72,9 @@ def test_likelihoods_on_kept_pasts_are_those_of_whole_clips(
     dataset, clip = EpisodeDataset(data), 6
     frames = pasts(world, data, tmp_path, clip, 0.0)
     assert len(frames) == dataset.lengths.sum()
-    begin, first, stop = next(
-        cut[1:] for cut in _cuts(np.arange(1), dataset.lengths, clip, 3) if cut[1]
-    )
-    for begin, first, stop in ((0, 0, clip), (begin, first, stop)):  # a later clip, with a window
+    cuts = [cut[1:] for cut in _cuts(np.arange(1), dataset.lengths, clip, 3)]
+    assert len(cuts) > 1 and cuts[1][0] > 0  # later clips have a window before them
+    for begin, first, stop in cuts:
         past, _ = frames.rows(np.arange(first, stop))
         _, latents = frames.rows(np.arange(begin, stop))
         actions = torch.from_numpy(dataset.read(0).actions[None, begin:stop])
