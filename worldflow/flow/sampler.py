@@ -25,8 +25,8 @@ class SamplerConfig:
         method: "jacobi" or "sequential" (the reference: one token a pass).
         tolerance: Jacobi stops a row when no token moved by more than this in a pass (root mean
             square over its channels). No token is then further than this from the sequential
-            result, as long as passes at least halve the moves, which those of trained worlds do, and
-            no token is on the edge between two outcomes (`worldflow.flow.outcomes`).
+            result, as long as passes at least halve the moves, which those of trained worlds do,
+            and no token is on the edge between two outcomes (`worldflow.flow.outcomes`).
             In latent units: a tenth of the world's sigma is ample.
     """
 
