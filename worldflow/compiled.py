@@ -73,7 +73,7 @@ def _trace(world: WorldModel) -> None:
         local.forward = _traced(local, "forward", x)
     features = x.new_zeros(2, world.tokens, flow.global_block.features)
     block = flow.global_block
-    chance = ()
+    chance: tuple[Tensor, ...] = ()
     if block.outcomes.count > 1:
         block.mixture = _traced(block, "mixture", x, features)  # type: ignore[method-assign]
         chance = (x[..., 0],)

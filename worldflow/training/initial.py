@@ -64,7 +64,7 @@ def start_from(world: WorldModel, path: str) -> list[str]:
         }
     if _encoder(earlier) != _encoder(world):
         old = {n: value for n, value in old.items() if not n.startswith("conditioning.text_")}
-    fresh = REPLACEABLE
+    fresh: tuple[str, ...] = REPLACEABLE
     if earlier.config.flow.global_block.outcomes == 1:
         fresh += (OUTCOMES,)
     missing = [n for n in new if n not in old and not n.startswith(fresh)]
