@@ -301,7 +301,10 @@ def test_presets_prints_all_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["presets=[tiny]", "frame_sizes=[64]"], "no tiny; there are base, catch, large, multi, small, translation"),
+        (
+            ["presets=[tiny]", "frame_sizes=[64]"],
+            "no tiny; there are base, catch, large, multi, small, translation",
+        ),
         (["presets=[small]"], "equally many"),
         (["timed=[catch]"], "timed=['catch']"),
         (["repeats=0"], "repeats=0"),
