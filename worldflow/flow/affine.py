@@ -28,6 +28,10 @@ class Affine(NamedTuple):
         """x = mu + scale * z."""
         return torch.addcmul(self.mu, torch.exp(self.log_scale), z)
 
+    def token_log_prob(self, x: Tensor) -> Tensor:
+        """log p of tokens x (..., C), (...): log N(z; 0, 1) less log scale, over the channels."""
+        return (standard_normal_log_prob(self.to_noise(x)) - self.log_scale).sum(dim=-1)
+
 
 class AffineHead(nn.Module):
     """Projects features (..., width) to the parameters of an affine map over (..., channels).

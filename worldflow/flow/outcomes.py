@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldflow.flow.affine import Affine, bounded, standard_normal_log_prob
+from worldflow.flow.affine import Affine, bounded
 
 # Where training starts: the other outcomes are wider than the first, by up to this in log scale,
 # and take what it finds improbable; how much more probable the first is, in nats.
@@ -49,9 +49,7 @@ class Mixture(NamedTuple):
 
     def score(self, x: Tensor) -> Scored:
         """The likelihood of tokens x (..., C)."""
-        noise = self.affine.to_noise(x[..., None, :])
-        log_prob = (standard_normal_log_prob(noise) - self.affine.log_scale).sum(dim=-1)
-        joint = log_prob + self.log_weights
+        joint = self.affine.token_log_prob(x[..., None, :]) + self.log_weights
         best = joint.argmax(dim=-1)
         log_weight = self.log_weights.gather(-1, best[..., None])[..., 0]
         return Scored(torch.logsumexp(joint, dim=-1), self.take(best), log_weight)
@@ -73,7 +71,7 @@ class Scored(NamedTuple):
 
 def score_alone(affine: Affine, x: Tensor) -> Scored:
     """The likelihood of tokens x (..., C) under the only map that there is."""
-    log_prob = (standard_normal_log_prob(affine.to_noise(x)) - affine.log_scale).sum(dim=-1)
+    log_prob = affine.token_log_prob(x)
     return Scored(log_prob, affine, torch.zeros_like(log_prob))
 
 

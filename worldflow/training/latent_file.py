@@ -48,7 +48,8 @@ class LatentFile:
         count, size = len(self._starts) - 1, 4 * int(self._starts[-1]) * math.prod(self._shape)
         status = self._data.stat() if self._data.exists() else None
         there = 0 if status is None else status.st_size
-        self._check_room(size, 0 if status is None else _taken(status))
+        taken = 0 if status is None else _taken(status)
+        check_room(self._data, size, f"the latents of {self._starts[-1]} frames", taken)
         sums: list[int | None] = [None] * count
         parts = sorted(self._folder.glob("latents.[0-9]*.json"))
         for state in [self._state, *parts] if there == size else []:
@@ -98,13 +99,22 @@ class LatentFile:
         """The sum of an episode in `frames`, which `read` gave."""
         return zlib.crc32(frames[self._starts[index] : self._starts[index + 1]].data)
 
-    def _check_room(self, size: int, taken: int) -> None:
-        free = shutil.disk_usage(self._folder).free + taken
-        if size > free:
-            raise DataError(
-                f"{self._data} needs {size / 1e9:.1f} GB for the latents of {self._starts[-1]} "
-                f"frames, {free / 1e9:.1f} GB are free; put the run on a larger disk with out="
-            )
+
+def check_room(path: Path, size: int, content: str, taken: int = 0) -> None:
+    """Raises DataError if the disk has no room for a file of `size` bytes.
+
+    Args:
+        path: of the file; its folder exists.
+        size: in bytes.
+        content: what it holds, for the message.
+        taken: bytes on the disk that the file takes already.
+    """
+    free = shutil.disk_usage(path.parent).free + taken
+    if size > free:
+        raise DataError(
+            f"{path} needs {size / 1e9:.1f} GB for {content}, {free / 1e9:.1f} GB are free; put "
+            "the run on a larger disk with out="
+        )
 
 
 def _taken(status: os.stat_result) -> int:

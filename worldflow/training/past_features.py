@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldflow.data.metadata import write_atomically
-from worldflow.errors import DataError
 from worldflow.training.batches import Episodes
 from worldflow.training.flow_gradients import clip_noise, some_text
+from worldflow.training.latent_file import check_room
 from worldflow.training.loop import row_generators
 from worldflow.world_model import WorldModel
 
@@ -78,7 +77,7 @@ class PastFeatures:
         if not (there and json.loads(note.read_text())["key"] == key):
             note.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            _check_room(path, size)
+            check_room(path, size, "the pasts of all frames")
             self._write(np.memmap(path, np.float16, "w+", shape=shape))
             write_atomically(note, json.dumps({"key": key}).encode())
         found = np.memmap(path, np.float16, "r", shape=shape)
@@ -130,16 +129,6 @@ class PastFeatures:
             for value in module.state_dict().values():
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _check_room(path: Path, size: int) -> None:
-    """Raises DataError if the disk has none."""
-    free = shutil.disk_usage(path.parent).free
-    if size > free:
-        raise DataError(
-            f"{path} needs {size / 1e9:.1f} GB for the pasts of all frames, {free / 1e9:.1f} GB "
-            "are free; put the run on a larger disk with out="
-        )
 
 
 def _cuts(
