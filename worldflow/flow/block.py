@@ -166,16 +166,18 @@ class GlobalBlock(nn.Module):
             hidden: (B, T, N, C).
             condition: (B, T, D).
         """
-        return self._project(self.past_of(hidden, condition))
+        return self.project_past(self.past_of(hidden, condition))
 
     def past_of(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """The deep transformer's part of `forward`: features (B, T, N, width of the past)."""
         previous = torch.cat((torch.zeros_like(hidden[:, :1]), hidden[:, :-1]), dim=1)
         return self.past(self.embed(previous), condition)
 
-    def log_prob(self, hidden: Tensor, past: Tensor) -> Tensor:
-        """log p(u_t | past) in nats, (M,): hidden (M, N, C), past (M, N, width of the past)."""
-        return self.score(hidden, self._project(past)).log_prob.sum(dim=-1)
+    def project_past(self, past: Tensor) -> Tensor:
+        """The rest of `forward`: features (..., N, width) for `affine` from those of `past_of`."""
+        if self.within is None:
+            return past
+        return self.project(past) + self.within.position
 
     def read_past(self, previous: Tensor, condition: Tensor, cache: WindowCache) -> Tensor:
         """What is known of the next frame: features (B, N, width) for `affine`.
@@ -186,7 +188,7 @@ class GlobalBlock(nn.Module):
             cache: of the frames before; the last frame is written into it.
         """
         context = self.past.begin_step(condition, cache)
-        return self._project(self.past.step(self.embed(previous), context))
+        return self.project_past(self.past.step(self.embed(previous), context))
 
     def affine(self, hidden: Tensor, features: Tensor, chance: Tensor | None = None) -> Affine:
         """Parameters for a frame, one pass.
@@ -223,8 +225,3 @@ class GlobalBlock(nn.Module):
 
     def _inside(self, hidden: Tensor, features: Tensor) -> Tensor:
         return features if self.within is None else self.within(hidden, features)
-
-    def _project(self, features: Tensor) -> Tensor:
-        if self.within is None:
-            return features
-        return self.project(features) + self.within.position

@@ -80,6 +80,16 @@ class Flow(nn.Module):
         """u of clips (B, T, N, C): what the local blocks make of each frame."""
         return self._local(noisy.flatten(0, 1))[0].reshape(noisy.shape)
 
+    def log_prob_given(self, noisy: Tensor, past: Tensor) -> Tensor:
+        """log p(y~_t | past) of single frames, in nats: (M,).
+
+        Args:
+            noisy: (M, N, C).
+            past: what `global_block.past_of` knows of each, (M, N, its width).
+        """
+        hidden, affines = self._local(noisy)
+        return self._score(hidden, affines, self.global_block.project_past(past))[0].log_prob
+
     def draw_chance(self, generator: Generators, like: Tensor) -> Tensor | None:
         """What `step` chooses outcomes by, (B, N); nothing is drawn if there is one only.
 

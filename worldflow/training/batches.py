@@ -14,11 +14,10 @@ from worldflow.data.windows import Arrays, load_clips
 
 
 @dataclass
-class Batch:
-    """Clips of B rows and T frames.
+class Steps:
+    """What is recorded of clips of B rows and T frames beside the frames.
 
     Attributes:
-        latents: (B, T, N, C).
         actions: (B, T, ...).
         known: (B, T) bool, whether the action was recorded.
         rewards: (B, T).
@@ -27,13 +26,23 @@ class Batch:
         text: of each clip, (B, W), zeros where there is none; W is 0 in a world without text.
     """
 
-    latents: Tensor
     actions: Tensor
     known: Tensor
     rewards: Tensor
     terminated: Tensor
     valid: Tensor
     text: Tensor
+
+
+@dataclass
+class Batch(Steps):
+    """Clips of B rows and T frames.
+
+    Attributes:
+        latents: (B, T, N, C).
+    """
+
+    latents: Tensor
 
 
 class Episodes:
@@ -54,17 +63,17 @@ class Episodes:
     def batch(self, picks: list[tuple[int, int]], clip: int) -> Batch:
         """The clips of `clip` frames at (episode, first frame)."""
         latents, _ = load_clips(self.latents, picks, clip)
-        return Batch(torch.from_numpy(latents), **self.steps(picks, clip))
+        return Batch(latents=torch.from_numpy(latents), **vars(self.steps(picks, clip)))
 
-    def steps(self, picks: list[tuple[int, int]], clip: int) -> dict[str, Tensor]:
-        """All of a `Batch` but its latents."""
+    def steps(self, picks: list[tuple[int, int]], clip: int) -> Steps:
+        """What is recorded of the clips, without their latents."""
         loaded = {
             name: load_clips(getattr(self, name), picks, clip)
             for name in ("actions", "known", "rewards", "terminated")
         }
         steps = {name: torch.from_numpy(values) for name, (values, _) in loaded.items()}
         text = torch.from_numpy(self.text[[index for index, _ in picks]])
-        return {**steps, "valid": torch.from_numpy(loaded["actions"][1]), "text": text}
+        return Steps(**steps, valid=torch.from_numpy(loaded["actions"][1]), text=text)
 
     def read_steps(self, dataset: EpisodeDataset, text: np.ndarray | None) -> None:
         """Take all but the latents from a dataset; `text` (E, W) of its episodes, None: none."""
@@ -97,7 +106,7 @@ class FrameEpisodes(Episodes):
         device = next(self._codec.parameters()).device
         frames = read_frames(self._dataset, picks, clip)
         latents = [self._codec.encode_frames(row.to(device)).float().cpu() for row in frames]
-        return Batch(torch.stack(latents), **self.steps(picks, clip))
+        return Batch(latents=torch.stack(latents), **vars(self.steps(picks, clip)))
 
 
 def read_frames(dataset: EpisodeDataset, picks: list[tuple[int, int]], clip: int) -> Tensor:

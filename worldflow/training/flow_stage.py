@@ -26,6 +26,12 @@ from worldflow.training.order import EpochOrder
 from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
 
+PARTS = {
+    "all": "flow, denoiser and heads",
+    "within": "the maps within a frame",
+    "denoiser": "the denoiser and the heads",
+}
+
 
 def check_shares(where: str, action_dropout: float, text_dropout: float) -> None:
     """Raises ConfigError unless both are shares."""
@@ -45,10 +51,11 @@ class FlowTraining(StageConfig):
             to go on where they are not known.
         text_dropout: share of the clips whose caption is hidden, likewise, independently of the
             actions: guidance needs it.
-        part: "all", or "within": only the maps within a frame, of a world that was given with
-            `from=`, see `worldflow.training.within_stage`.
-        rare: of part=within: share of an update's frames that is drawn from the least likely ones,
-            at the start; it falls to none.
+        part: "all", or a part of a world that was given with `from=`, whose past stays as it is,
+            see `worldflow.training.frozen_past`: "within", the maps within a frame, or "denoiser",
+            the denoiser and the heads.
+        rare: of such a part: share of what an update sees that is drawn from the least likely
+            frames, at the start; it falls to none.
         accumulate: pieces in which each rank computes its part of a batch, one after the other:
             with more of them a larger batch fits into memory.
     """
@@ -72,12 +79,12 @@ class FlowTraining(StageConfig):
                 "must be positive"
             )
         check_shares("training.flow", self.action_dropout, self.text_dropout)
-        if self.part not in ("all", "within"):
-            raise ConfigError(f"training.flow.part is {self.part!r}; use 'all' or 'within'")
+        if self.part not in PARTS:
+            raise ConfigError(f"training.flow.part is {self.part!r}; use one of {', '.join(PARTS)}")
         if not 0.0 <= self.rare <= 1.0 or (self.rare and self.part == "all"):
             raise ConfigError(
-                f"training.flow.rare is {self.rare}; it is a share, 0 to 1, and 0 unless "
-                "training.flow.part=within"
+                f"training.flow.rare is {self.rare}; it is a share, 0 to 1, and 0 with "
+                "training.flow.part=all"
             )
 
     @property

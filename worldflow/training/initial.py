@@ -11,7 +11,8 @@ from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig
 
 # They are made anew where the data differ from those of the earlier world.
-REPLACEABLE = ("conditioning.", "reward_head.", "termination_head.")
+HEADS = ("reward_head.", "termination_head.")
+REPLACEABLE = ("conditioning.", *HEADS)
 # Made anew if the earlier world has none: its frames had one outcome, which stays the first.
 OUTCOMES = "flow.global_block.outcomes."
 
@@ -45,7 +46,7 @@ def start_from(world: WorldModel, path: str) -> list[str]:
     of other rewards. A world of plain frames may be given several outcomes.
 
     Returns:
-        the names of what was made anew, outcomes aside.
+        the names of what was made anew.
 
     Raises:
         ConfigError: it is built otherwise.
@@ -76,7 +77,7 @@ def start_from(world: WorldModel, path: str) -> list[str]:
             "give its settings: world=... as in its config.yaml"
         )
     world.load_state_dict({**new, **{name: old[name] for name in old if name in new}})
-    return [name for name in new if name not in old and not name.startswith(OUTCOMES)]
+    return [name for name in new if name not in old]
 
 
 def _encoder(world: WorldModel) -> str | None:

@@ -19,7 +19,7 @@ from worldflow.data.frames import to_float
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError
 from worldflow.randomness import uniform
-from worldflow.training.batches import Batch, FrameEpisodes, read_frames
+from worldflow.training.batches import Batch, FrameEpisodes, Steps, read_frames
 from worldflow.training.codec_frames import (
     STATISTICS_FRAMES,
     FramePairs,
@@ -98,14 +98,14 @@ class JointWork:
 
     Attributes:
         frames: (B, T, H, W, 3) uint8, the last one repeated after an episode's end.
-        steps: all of a `Batch` but its latents.
+        steps: what is recorded of the clips.
         noise: on the latents, standard normal, (B, T, N, C).
         level: of each clip, see `JointCodecLoss`, (B,).
         counts: of the whole batch.
     """
 
     frames: Tensor
-    steps: dict[str, Tensor]
+    steps: Steps
     noise: Tensor
     level: Tensor
     counts: Counts
@@ -188,7 +188,7 @@ class JointStage:
         """
         work, ranks, config = self._work.batch(step), self.engine.ranks, self.config
         self.world.codec.train()
-        frames, valid = work.frames.to(ranks.device), work.steps["valid"].to(ranks.device)
+        frames, valid = work.frames.to(ranks.device), work.steps.valid.to(ranks.device)
         weight = self._weight(frames) * valid.flatten()[:, None, None, None]
         noise = work.noise.to(ranks.device)
         level = work.level.to(ranks.device).repeat_interleave(config.clip)[:, None, None]
@@ -201,7 +201,7 @@ class JointStage:
         # of the mean weight of this rank to that of all, which is what the error is relative to
         relative = weight.mean() / ranks.sum(weight.mean())
 
-        batch = Batch(latents.detach().reshape(noise.shape), **work.steps)
+        batch = Batch(latents=latents.detach().reshape(noise.shape), **vars(work.steps))
         figures, gradient = self._gradients.backward(Piece(batch, noise), work.counts)
         # from nats a latent to nats a dimension of the pixels
         gradient *= config.prior_weight * self.world.dimensions / pixels
@@ -234,9 +234,9 @@ class JointStage:
         steps = self.episodes.steps(own, clip)
         generators = row_generators(self.seed, self.name, step, self._rows)
         dropout = self.config.action_dropout
-        noise, steps["known"] = clip_noise(generators, (clip, *shape), steps["known"], dropout)
+        noise, steps.known = clip_noise(generators, (clip, *shape), steps.known, dropout)
         # the decoder shows denoised latents, whose remaining error lies between 0 and sigma
         level = uniform(generators, len(own), like=noise).sqrt()
-        steps["text"] = some_text(generators, steps["text"], self.config.text_dropout)
+        steps.text = some_text(generators, steps.text, self.config.text_dropout)
         frames = read_frames(self.dataset, own, clip)
         return JointWork(frames, steps, noise, level, Counts.of(picks, self.dataset.lengths, clip))

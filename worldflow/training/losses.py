@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from worldflow.codec import Codec, reconstruction_loss
 from worldflow.data.frames import to_float
-from worldflow.training.batches import Batch
+from worldflow.training.batches import Batch, Steps
 from worldflow.world_model import WorldModel
 
+Clips = TypeVar("Clips", bound=Steps)
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
+
+def on_device(batch: Clips, device: torch.device) -> Clips:
     """The same clips on a device."""
-    return Batch(**{field.name: getattr(batch, field.name).to(device) for field in fields(batch)})
+    return replace(batch, **{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
 
 
 class FlowLoss(nn.Module):
@@ -52,6 +55,12 @@ class DenoiserLoss(nn.Module):
             world has their heads, over the frames that have a past.
         """
         condition = self.conditioning(batch.actions, batch.known, batch.text)
+        return self.under(condition, noisy, target, batch)
+
+    def under(
+        self, condition: Tensor, noisy: Tensor, target: Tensor, batch: Steps
+    ) -> dict[str, Tensor]:
+        """The same where the condition (B, T, D) of the frames is known already."""
         prediction, features = self.denoiser(noisy, condition)
         error = (prediction - target).square().mean(dim=(2, 3))
         sums = {"denoiser": (error * batch.valid).sum()}

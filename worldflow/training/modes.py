@@ -12,8 +12,10 @@ from worldflow.training.checkpoint import Progress, load_checkpoint
 from worldflow.training.codec_frames import fit_likelihood
 from worldflow.training.codec_stage import CodecStage
 from worldflow.training.completion import thumbnails, warn_of_shifts
+from worldflow.training.denoiser_stage import DenoiserStage
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowStage
+from worldflow.training.frozen_past import FrozenPastStage
 from worldflow.training.joint_stage import JointStage
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.loop import run_stage
@@ -85,13 +87,12 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks, run.text)
     if engine.ranks.main:
         warn_of_shifts(dataset, episodes.latents)
-    flow_stage: FlowStage | WithinStage
-    if training.flow.part == "within":
-        flow_stage = WithinStage(
-            world, training.flow, episodes, dataset, *split, seed, engine, folder
-        )
-    else:
+    flow_stage: FlowStage | FrozenPastStage
+    if training.flow.part == "all":
         flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
+    else:
+        kind = {"within": WithinStage, "denoiser": DenoiserStage}[training.flow.part]
+        flow_stage = kind(world, training.flow, episodes, dataset, *split, seed, engine, folder)
     progress = run_stage(flow_stage, world, folder, progress, every, engine)
     return Trained(flow_stage.measured, progress)
 

@@ -1,14 +1,14 @@
 """What the frozen global block knows of every frame before it is made, computed once.
 
-A file holds, for each frame of the training episodes, the features of its past, (N, width), and its
-latents, (N, C), in half precision: what a stage needs that trains the maps within a frame alone.
+A file holds, of each frame of the training episodes, in half precision: the features of its past,
+its latents, the noisy latents that it is in the pasts of later frames, and its condition. That is
+what stages need that leave the past as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +48,11 @@ class PastFeatures:
 
     Attributes:
         key: a digest of all of that.
-        past: (F, N, width) float16, mapped.
-        latents: (F, N, C) float16, mapped.
+        past: (F, N, width) float16, mapped, of the frames of `indices` one episode after another;
+            and so are the others.
+        latents: (F, N, C).
+        noisy: (F, N, C); the past of a clip's first W frames had other noise.
+        condition: (F, D).
     """
 
     def __init__(
@@ -67,12 +70,16 @@ class PastFeatures:
         self._world, self._episodes, self._seed = world, episodes, seed
         self._clip, self._dropout = clip, dropout
         self._cuts = list(_cuts(indices, lengths, clip, world.config.flow.window))
-        frames = sum(stop - first for _, _, first, stop in self._cuts)
+        self._indices = np.asarray(indices)
+        self._ends = np.cumsum(lengths[indices])
+        self._begins = self._ends - lengths[indices]
         width = world.config.flow.global_block.past.width
-        shape = (frames, world.tokens, width + world.channels)
+        tokens, channels = world.tokens, world.channels
+        sizes = [tokens * width, tokens * channels, tokens * channels, world.config.condition]
+        shape = (int(self._ends[-1]), sum(sizes))
         path, note = folder / "past.bin", folder / "past.json"
         key = self.key = self._key(latents_key, indices)
-        size = 2 * math.prod(shape)
+        size = 2 * shape[0] * shape[1]
         there = note.exists() and path.exists() and path.stat().st_size == size
         if not (there and json.loads(note.read_text())["key"] == key):
             note.unlink(missing_ok=True)
@@ -81,17 +88,31 @@ class PastFeatures:
             self._write(np.memmap(path, np.float16, "w+", shape=shape))
             write_atomically(note, json.dumps({"key": key}).encode())
         found = np.memmap(path, np.float16, "r", shape=shape)
-        self.past, self.latents = found[..., :width], found[..., width:]
+        past, latents, noisy, self.condition = np.split(found, np.cumsum(sizes)[:-1], axis=1)
+        self.past = past.reshape(-1, tokens, width)
+        self.latents, self.noisy = (x.reshape(-1, tokens, channels) for x in (latents, noisy))
 
     def __len__(self) -> int:
         """F."""
         return len(self.past)
 
-    def rows(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Features of the past and latents of the frames `index` (B,), float32."""
-        parts = (np.asarray(x[index], np.float32) for x in (self.past, self.latents))
-        past, latents = (torch.from_numpy(x) for x in parts)
-        return past, latents
+    def rows(self, picks: list[tuple[int, int]], clip: int) -> np.ndarray:
+        """Numbers (B, T) of the frames of clips; beyond an episode's end that of its last frame.
+
+        Args:
+            picks: (episode, first frame) of each clip.
+            clip: T.
+        """
+        episodes, starts = (np.array(values) for values in zip(*picks, strict=True))
+        order = np.argsort(self._indices)
+        place = order[np.searchsorted(self._indices, episodes, sorter=order)]
+        rows = (self._begins[place] + starts)[:, None] + np.arange(clip)
+        return np.minimum(rows, self._ends[place, None] - 1)
+
+    def picks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes (B,) and frames (B,) of the frames numbered `rows` (B,)."""
+        place = np.searchsorted(self._ends, rows, side="right")
+        return self._indices[place], rows - self._begins[place]
 
     @torch.no_grad()
     def _write(self, file: np.memmap) -> None:
@@ -111,8 +132,9 @@ class PastFeatures:
             condition = world.conditioning(
                 batch.actions.to(device), known.to(device), text.to(device)
             )
-            past = block.past_of(world.flow.hidden(noisy), condition).cpu()
-            found = torch.cat((past, batch.latents), dim=-1).half().numpy()
+            past = block.past_of(world.flow.hidden(noisy), condition)
+            parts = (past, batch.latents, noisy, condition)
+            found = torch.cat([part.cpu().flatten(2) for part in parts], dim=-1).half().numpy()
             for clip, (_, begin, first, stop) in zip(found, cuts, strict=True):
                 file[row : row + stop - first] = clip[first - begin : stop - begin]
                 row += stop - first
@@ -129,6 +151,11 @@ class PastFeatures:
             for value in module.state_dict().values():
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def tensors(*arrays: np.ndarray) -> Iterator[Tensor]:
+    """Rows of the file in float32."""
+    return (torch.from_numpy(np.asarray(array, np.float32)) for array in arrays)
 
 
 def _cuts(

@@ -24,12 +24,13 @@ from worldflow.training.checkpoint import Progress
 from worldflow.training.completion import starting_contexts
 from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
+from worldflow.training.flow_stage import PARTS
+from worldflow.training.frozen_past import check_frozen_past, check_untrained
 from worldflow.training.initial import start_from, with_heads
 from worldflow.training.modes import Run, train_in_two_stages, train_jointly
 from worldflow.training.report import PAGE, write_run_report
 from worldflow.training.resume import CHECKPOINT, fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
-from worldflow.training.within_stage import check_within
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldConfig, WorldSpec
 
@@ -122,12 +123,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     world = world.to(ranks.device)
     if config.initial_world is not None:
         fresh = start_from(world, config.initial_world)
-        if fresh and training.flow.part == "within":
-            raise ConfigError(
-                f"training.flow.part=within would leave {fresh[0]} untrained, which "
-                f"{config.initial_world} has not or learned from other actions or rewards; use "
-                "part=all"
-            )
+        if training.flow.part != "all":
+            check_untrained(training.flow.part, fresh, config.initial_world)
     start = _start(config, dataset, captions, folder, ranks) if ranks.main else None
     progress = ranks.share(start)
     assert progress is not None
@@ -159,13 +156,13 @@ def _check(config: PretrainConfig, ranks: Ranks) -> None:
             f"world.context={config.world.context} leaves nothing to dream in a clip of "
             f"training.{stage}.clip={clips.clip} frames"
         )
-    if training.flow.part == "within" and (training.is_joint or config.initial_world is None):
-        raise ConfigError(
-            "training.flow.part=within keeps all else of an earlier world: give it with from=..., "
-            "and use codec=two-stage"
-        )
-    if training.flow.part == "within":
-        check_within(config.world, training.flow, ranks)
+    if training.flow.part != "all":
+        if training.is_joint or config.initial_world is None:
+            raise ConfigError(
+                f"training.flow.part={training.flow.part} keeps all else of an earlier world: give "
+                "it with from=..., and use codec=two-stage"
+            )
+        check_frozen_past(config.world, training.flow, ranks)
     if stage == "flow":
         ranks.rows(clips.batch, training.flow.accumulate, "training.flow.batch")
         return
@@ -269,8 +266,8 @@ def _summary(config: PretrainConfig, progress: Progress) -> str:
         if training.is_joint
         else f"{codec}{training.flow.steps} updates of flow, denoiser and heads"
     )
-    if training.flow.part == "within":
-        updates = f"{training.flow.steps} updates of the maps within a frame alone"
+    if training.flow.part != "all":
+        updates = f"{training.flow.steps} updates of {PARTS[training.flow.part]} alone"
     start = f", from `{Path(config.initial_world).name}`" if config.initial_world else ""
     minutes = f"{progress.seconds / 60:.0f} minutes"
     return f"Trained for {minutes}{start}: {updates}; seed {training.seed}."

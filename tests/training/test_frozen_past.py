@@ -1,4 +1,4 @@
-"""Training of the maps within a frame alone, on pasts that are read once."""
+"""Training of a part of the world alone, on pasts that are read once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError
 from worldflow.storage import load_world
+from worldflow.training.denoiser_stage import DenoiserStage
+from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
+from worldflow.training.frozen_past import FrozenPastStage
 from worldflow.training.latents import LatentEpisodes
-from worldflow.training.past_features import PastFeatures, _cuts
+from worldflow.training.past_features import PastFeatures, _cuts, tensors
 from worldflow.training.pretrain import PretrainConfig, main
 from worldflow.training.within_stage import WithinStage
 from worldflow.world_model import WorldModel
@@ -34,14 +37,21 @@ def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return main(tiny_pretraining(data, tmp_path_factory.mktemp("base")))
 
 
-def within(data: Path, base: Path, out: Path, **flow: object) -> PretrainConfig:
-    """Training of the maps within a frame, with three outcomes."""
+def part(
+    name: str, data: Path, base: Path, out: Path, outcomes: int = 1, **flow: object
+) -> PretrainConfig:
+    """Training of a part of `base`."""
     config = tiny_pretraining(data, out)
-    block = replace(config.world.flow.global_block, outcomes=3)
+    block = replace(config.world.flow.global_block, outcomes=outcomes)
     world = replace(config.world, flow=replace(config.world.flow, global_block=block))
-    settings = replace(config.training.flow, part="within", **flow)
+    settings = replace(config.training.flow, part=name, **flow)
     training = replace(config.training, flow=settings)
     return replace(config, world=world, training=training, initial_world=str(base))
+
+
+def within(data: Path, base: Path, out: Path, **flow: object) -> PretrainConfig:
+    """Training of the maps within a frame, with three outcomes."""
+    return part("within", data, base, out, outcomes=3, **flow)
 
 
 def pasts(world: WorldModel, data: Path, folder: Path, clip: int, dropout: float) -> PastFeatures:
@@ -75,14 +85,11 @@ def test_likelihoods_on_kept_pasts_are_those_of_whole_clips(
     cuts = [cut[1:] for cut in _cuts(np.arange(1), dataset.lengths, clip, 3)]
     assert len(cuts) > 1 and cuts[1][0] > 0  # later clips have a window before them
     for begin, first, stop in cuts:
-        past, _ = frames.rows(np.arange(first, stop))
-        _, latents = frames.rows(np.arange(begin, stop))
+        past, latents = tensors(frames.past[first:stop], frames.latents[begin:stop])
         actions = torch.from_numpy(dataset.read(0).actions[None, begin:stop])
         with torch.no_grad():
-            hidden, affines = world.flow._local(latents)
-            local = sum(affine.log_scale.sum((1, 2)) for affine in affines)
-            found = world.flow.global_block.log_prob(hidden[first - begin :], past)
-            whole = world.flow(latents[None], world.conditioning(actions)).log_prob[0] + local
+            found = world.flow.log_prob_given(latents[first - begin :], past)
+            whole = world.flow(latents[None], world.conditioning(actions)).log_prob[0]
         assert whole.std() > 0.1
         # kept in half precision
         torch.testing.assert_close(found, whole[first - begin :], rtol=0, atol=0.02)
@@ -115,20 +122,81 @@ def test_only_the_maps_within_a_frame_are_trained(data: Path, base: Path, tmp_pa
     }
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(
-    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = within(data, base, tmp_path / "whole", rare=0.5)
-    whole = (main(config) / "world.safetensors").read_bytes()
-    update, killed = WithinStage.update, replace(config, out=str(tmp_path / "killed"))
+def test_only_denoiser_and_heads_are_trained(data: Path, base: Path, tmp_path: Path) -> None:
+    before = load_world(base).state_dict()
+    after = load_world(main(part("denoiser", data, base, tmp_path, rare=0.5))).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    parts = {"denoiser", "reward_head", "termination_head"}
+    assert {name.split(".")[0] for name in moved} == parts and after.keys() == before.keys()
 
-    def until_fourth(stage: WithinStage, step: int) -> dict[str, torch.Tensor]:
+
+def denoiser_stage(data: Path, base: Path, folder: Path, **flow: object) -> DenoiserStage:
+    dataset, world = EpisodeDataset(data), load_world(base)
+    episodes, index = LatentEpisodes(world.codec, dataset, folder), np.arange(len(dataset))
+    config = FlowTraining(part="denoiser", clip=6, **flow)
+    return DenoiserStage(world, config, episodes, dataset, index, index[:2], 0, Engine(), folder)
+
+
+def test_the_denoisers_target_is_the_score_of_each_frame_given_its_past(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    """By autograd through the whole flow, of one frame's likelihood at a time."""
+    stage = denoiser_stage(data, base, tmp_path, action_dropout=0.0)
+    world, clip = stage.world, 6
+    rows = stage.frames.rows([(2, 0)], clip)
+    past, noisy = tensors(stage.frames.past[rows], stage.frames.noisy[rows])
+    found = stage.score(noisy, past)
+    actions = torch.from_numpy(stage.episodes.actions[2][None, :clip])
+    for t in range(clip):
+        frames = noisy.detach().clone().requires_grad_()
+        log_prob = world.flow(frames, world.conditioning(actions)).log_prob[0, t]
+        (gradient,) = torch.autograd.grad(log_prob, frames)
+        expected = -world.config.sigma * gradient[0, t]
+        assert expected.abs().max() > 0.1
+        # kept in half precision
+        torch.testing.assert_close(found[0, t], expected, rtol=0.02, atol=0.01)
+
+
+def test_the_denoisers_error_falls(data: Path, base: Path, tmp_path: Path) -> None:
+    stage = denoiser_stage(data, base, tmp_path, batch=16, rare=0.5)
+    optimizer = torch.optim.Adam([p for m in stage.modules() for p in m.parameters()], 1e-2)
+    errors = []
+    for step in range(20):
+        optimizer.zero_grad()
+        errors.append(stage.update(step)["denoiser"].item())
+        optimizer.step()
+    assert np.mean(errors[-3:]) < 0.9 * np.mean(errors[:3])
+
+
+def test_clips_of_rare_frames_have_them(data: Path, base: Path, tmp_path: Path) -> None:
+    stage = denoiser_stage(data, base, tmp_path, batch=64, rare=1.0)
+    rare = set(stage.rare.tolist())
+    for pick in stage._picks(0):
+        assert rare & set(stage.frames.rows([pick], stage.config.clip)[0].tolist())
+    late = stage._picks(stage.config.steps - 1)
+    assert any(not rare & set(stage.frames.rows([p], stage.config.clip)[0].tolist()) for p in late)
+
+
+@pytest.mark.parametrize("kind", [WithinStage, DenoiserStage])
+def test_a_killed_run_goes_on_to_the_same_bits(
+    data: Path,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[WithinStage] | type[DenoiserStage],
+) -> None:
+    name = "within" if kind is WithinStage else "denoiser"
+    config = part(name, data, base, tmp_path / "whole", rare=0.5)
+    whole = (main(config) / "world.safetensors").read_bytes()
+    update, killed = kind.update, replace(config, out=str(tmp_path / "killed"))
+
+    def until_fourth(stage: FrozenPastStage, step: int) -> dict[str, torch.Tensor]:
         if step == 4:
             raise KeyboardInterrupt
         return update(stage, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(WithinStage, "update", until_fourth)
+        patch.setattr(kind, "update", until_fourth)
         with pytest.raises(KeyboardInterrupt):
             main(killed)
     moved = replace(killed, resume=killed.out, out=str(tmp_path / "moved"))  # pasts are read anew
@@ -140,13 +208,20 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
     config = within(data, base, tmp_path)
     with pytest.raises(ConfigError, match="give it with from="):
         main(replace(config, initial_world=None))
-    with pytest.raises(ConfigError, match=r"part is 'inside'; use 'all' or 'within'"):
+    with pytest.raises(ConfigError, match=r"part is 'inside'; use one of all, within, denoiser"):
         FlowTraining(part="inside")
-    with pytest.raises(ConfigError, match=r"0 unless training\.flow\.part=within"):
+    with pytest.raises(ConfigError, match=r"0 with training\.flow\.part=all"):
         FlowTraining(rare=0.1)
     for flow in ({"clip": 3}, {"accumulate": 2}):  # the window has 3 frames
-        with pytest.raises(ConfigError, match="part=within needs"):
-            main(within(data, base, tmp_path / "c", **flow))
+        for name in ("within", "denoiser"):
+            with pytest.raises(ConfigError, match=f"part={name} needs"):
+                main(part(name, data, base, tmp_path / "c", **flow))
+    with pytest.raises(ConfigError, match=r"would leave flow\.global_block\.outcomes\..* untrain"):
+        main(part("denoiser", data, base, tmp_path / "d", outcomes=3))
+    ahead = part("denoiser", data, base, tmp_path / "e")
+    denoiser = replace(ahead.world.denoiser, lookahead=1)
+    with pytest.raises(ConfigError, match=r"needs world\.denoiser\.lookahead=0"):
+        main(replace(ahead, world=replace(ahead.world, denoiser=denoiser)))
     other = tmp_path / "other"
     write_dataset(other, ActionSpec("discrete", n=4))
     with pytest.raises(ConfigError, match=r"would leave conditioning\.table\.weight untrained"):

@@ -1,0 +1,187 @@
+"""What the stages share that leave the past as it is: its features are computed once.
+
+Reading the past is most of the flow's work, and a world that reads it well need not learn it again
+to learn the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.metadata import write_atomically
+from worldflow.data.windows import ClipSampler
+from worldflow.errors import ConfigError
+from worldflow.training.distributed import Ranks
+from worldflow.training.engine import Engine
+from worldflow.training.flow_stage import FlowTraining
+from worldflow.training.flow_validation import FlowValidation
+from worldflow.training.initial import HEADS, OUTCOMES
+from worldflow.training.latents import LatentEpisodes
+from worldflow.training.logger import RunLogger
+from worldflow.training.past_features import PastFeatures, tensors
+from worldflow.training.resume import RARE
+from worldflow.world_model import WorldModel
+from worldflow.world_spec import WorldConfig
+
+RAREST = 0.02  # share of the frames that are rare: the least likely ones at the start
+SCORED = 512  # frames at once
+# what each part may find untrained, as it trains it
+TRAINED_BY = {"within": (OUTCOMES,), "denoiser": HEADS}
+
+
+class FrozenPastStage(ABC):
+    """Trains a part of the world on the pasts of frames; all else is as the run found it.
+
+    A share of what an update sees, `rare` at first and falling to none, is drawn from the least
+    likely 2% of the training frames: what is rare has else too few samples to learn from. At the
+    end frames come as often as they are, so that their chances are learned.
+
+    Args:
+        world: grown from an earlier one.
+        config: how.
+        episodes: encoded by the codec.
+        dataset: where they come from.
+        train: indices of the episodes to learn from.
+        held_out: indices of the episodes to measure on.
+        seed: of all random choices.
+        engine: computes the updates.
+        folder: of the run, where the features of pasts are kept.
+
+    Attributes:
+        measured: what is measured and saved, see `Engine.measured`.
+    """
+
+    name = "flow"
+
+    def __init__(
+        self,
+        world: WorldModel,
+        config: FlowTraining,
+        episodes: LatentEpisodes,
+        dataset: EpisodeDataset,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        seed: int,
+        engine: Engine,
+        folder: Path,
+    ) -> None:
+        self.world, self.config, self.seed, self.engine = world, config, seed, engine
+        self.episodes = episodes
+        self.clips = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
+        held = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
+        self._validation = FlowValidation(episodes, dataset, held, seed)
+        self.measured = engine.measured(world)
+        self.frames = PastFeatures(
+            world,
+            episodes,
+            episodes.key,
+            train,
+            dataset.lengths,
+            config.clip,
+            (config.action_dropout, config.text_dropout),
+            seed,
+            folder,
+        )
+        self.rare = self._rare_frames(folder / RARE) if config.rare else np.arange(0)
+        world.requires_grad_(False)
+        for module in self.modules():
+            module.requires_grad_(True)
+        engine.prepare(self.modules())
+
+    @abstractmethod
+    def modules(self) -> list[nn.Module]:
+        """What the stage trains."""
+
+    @abstractmethod
+    def update(self, step: int) -> dict[str, Tensor]:
+        """See `Stage.update`."""
+
+    def validate(self, step: int, logger: RunLogger) -> None:
+        """Measure on held-out clips, see `FlowValidation`."""
+        self._validation.measure(self.measured, step, logger)
+
+    def rare_share(self, step: int) -> float:
+        """Of the samples of an update that are drawn from the rare frames."""
+        return self.config.rare * (1.0 - step / self.config.steps)
+
+    def log_prob(self, index: np.ndarray, generator: torch.Generator) -> Tensor:
+        """log p(y~_t | past) of frames (B,) under new noise, nats."""
+        device = self.engine.ranks.device
+        past, latents = tensors(self.frames.past[index], self.frames.latents[index])
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = latents + self.world.config.sigma * noise
+        return self.world.flow.log_prob_given(noisy.to(device), past.to(device))
+
+    def _rare_frames(self, path: Path) -> np.ndarray:
+        """The frames of least likelihood under the world that the run begins with.
+
+        They are found once: a run that goes on has other weights.
+        """
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["key"] == self.frames.key:
+                return np.array(kept["frames"])
+        found = self._least_likely()
+        write_atomically(path, json.dumps({"key": self.frames.key, "frames": found}).encode())
+        return np.array(found)
+
+    @torch.no_grad()
+    def _least_likely(self) -> list[int]:
+        generator, found = torch.Generator().manual_seed(self.seed), []
+        for start in range(0, len(self.frames), SCORED):
+            index = np.arange(start, min(start + SCORED, len(self.frames)))
+            found.append(self.log_prob(index, generator).cpu().numpy())
+        count = max(1, int(RAREST * len(self.frames)))
+        return [int(index) for index in np.argsort(np.concatenate(found))[:count]]
+
+
+def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) -> None:
+    """Refuse at once what these stages cannot do.
+
+    Raises:
+        ConfigError: clips no longer than the window, several processes, no maps within a frame to
+            train, or a denoiser that looks ahead.
+    """
+    flow, part = world.flow, f"training.flow.part={training.part}"
+    if training.clip <= flow.window:
+        raise ConfigError(
+            f"{part} needs training.flow.clip={training.clip} to be more than "
+            f"world.flow.window={flow.window}, which the frames of a clip have before them"
+        )
+    if ranks.size > 1 or training.accumulate > 1:
+        raise ConfigError(f"{part} needs one process and training.flow.accumulate=1; use part=all")
+    if training.part == "within" and not flow.global_block.within.depth:
+        raise ConfigError(
+            f"{part} needs world.flow.global_block.within.depth of 1 or more; use part=all"
+        )
+    if training.part == "denoiser" and world.denoiser.lookahead:
+        raise ConfigError(
+            f"{part} needs world.denoiser.lookahead=0: its target knows the past alone; use "
+            "part=all"
+        )
+
+
+def check_untrained(part: str, fresh: list[str], earlier: str) -> None:
+    """Refuse to leave weights at random.
+
+    Args:
+        part: that is trained.
+        fresh: names of the weights that the earlier world has not.
+        earlier: name or folder of that world.
+
+    Raises:
+        ConfigError: a part of the world was not learned and would not be.
+    """
+    left = [name for name in fresh if not name.startswith(TRAINED_BY[part])]
+    if left:
+        raise ConfigError(
+            f"training.flow.part={part} would leave {left[0]} untrained, which {earlier} has not "
+            "or learned from other actions or rewards; use part=all"
+        )
