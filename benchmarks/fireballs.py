@@ -24,10 +24,9 @@ from timing import check_out, machine, print_table, read_settings, write_figures
 from worldflow.compiled import compile_step
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.denoiser import tweedie
 from worldflow.envs.imagination import Imagination
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.randomness import normal
+from worldflow.stepping import draw_frame
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
@@ -101,12 +100,8 @@ def single_steps(
     shares = []
     for t in range(length):
         if t >= first:
-            z = temperature * normal(generator, len(clips), flow.hidden.shape[1:], flow.hidden)
-            chance = world.flow.draw_chance(generator, z)
-            _, _, sample = world.flow.step(flow, z, condition[:, t], chance=chance)
-            score, _, _ = world.denoiser.step(sample.noisy, condition[:, t], cache)
-            latents = tweedie(sample.noisy, score, world.config.sigma)
-            shares.append(bright(world.decode(latents).numpy()))
+            drawn = draw_frame(world, flow, cache, condition[:, t], generator, temperature)
+            shares.append(bright(world.decode(drawn.latents).numpy()))
         noisy = world.noisy_latents(frames[:, t : t + 1], generator)[:, 0]
         flow, _ = world.flow.observe(flow, noisy, condition[:, t])
         _, _, cache = world.denoiser.step(noisy, condition[:, t], cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from worldflow.denoiser import tweedie
+from worldflow.flow.cache import WindowCache
 from worldflow.flow.guidance import Guidance, Unconditional
+from worldflow.flow.state import FlowOutput, FlowSample, FlowState
 from worldflow.randomness import Generators, normal, uniform
 from worldflow.scoring import dreamed_scores
 from worldflow.world_state import Prediction, WorldState
@@ -60,6 +63,55 @@ def no_action(world: WorldModel, batch: int) -> Tensor:
     return zeros.to(world.conditioning.null.device)
 
 
+@dataclass(frozen=True)
+class DrawnFrame:
+    """The next frame of B rows.
+
+    Attributes:
+        latents: denoised, (B, N, C).
+        flow: the flow's state with the noisy sample as its last frame.
+        denoiser: the denoiser's cache with it.
+        scored: the flow's likelihood of the sample.
+        sample: how it was made.
+        features: of the denoiser, (B, N, width).
+    """
+
+    latents: Tensor
+    flow: FlowState
+    denoiser: WindowCache
+    scored: FlowOutput
+    sample: FlowSample
+    features: Tensor
+
+
+def draw_frame(
+    world: WorldModel,
+    flow: FlowState,
+    denoiser: WindowCache,
+    condition: Tensor,
+    generator: Generators,
+    temperature: float,
+    guidance: Unconditional | None = None,
+) -> DrawnFrame:
+    """Draw the next frame of B rows; what it came after is not changed.
+
+    Args:
+        world: in eval mode.
+        flow: what the flow has seen.
+        denoiser: what the denoiser has seen.
+        condition: of the frame, (B, D).
+        generator: of its noise: one for the batch, or one a row.
+        temperature: factor on the noise.
+        guidance: None: none.
+    """
+    z = temperature * normal(generator, len(condition), flow.hidden.shape[1:], like=flow.hidden)
+    chance = world.flow.draw_chance(generator, z)
+    after, scored, sample = world.flow.step(flow, z, condition, guidance=guidance, chance=chance)
+    score, features, cache = world.denoiser.step(sample.noisy, condition, denoiser)
+    latents = tweedie(sample.noisy, score, world.config.sigma)
+    return DrawnFrame(latents, after, cache, scored, sample, features)
+
+
 def dream_frame(
     world: WorldModel,
     state: WorldState,
@@ -73,12 +125,8 @@ def dream_frame(
     condition = conditioning.embed(action, known, state.text)
     other = conditioning.without(action, known, state.text, state.guidance)
     away = None if other is None else Unconditional(other, state.guidance.weight)
-    like = state.flow.hidden
-    z = temperature * normal(generator, batch, like.shape[1:], like=like)
-    chance = world.flow.draw_chance(generator, z)
-    flow, scored, sample = world.flow.step(state.flow, z, condition, guidance=away, chance=chance)
-    score, features, cache = world.denoiser.step(sample.noisy, condition, state.denoiser)
-    latents = tweedie(sample.noisy, score, world.config.sigma)
+    drawn = draw_frame(world, state.flow, state.denoiser, condition, generator, temperature, away)
+    features, sample = drawn.features, drawn.sample
     reward = terminated = probability = None
     if world.reward_head is not None:
         reward = world.reward_head.mean(world.reward_head(features))
@@ -86,8 +134,8 @@ def dream_frame(
         probability = world.termination_head.probability(world.termination_head(features))
         terminated = uniform(generator, batch, like=probability) < probability
     prediction = Prediction(
-        **vars(dreamed_scores(world, scored)),
-        latents=latents,
+        **vars(dreamed_scores(world, drawn.scored)),
+        latents=drawn.latents,
         decode=world.decode,
         reward=reward,
         terminated=terminated,
@@ -97,4 +145,5 @@ def dream_frame(
     )
     # of its own, as `WorldState.assign` writes in place
     text = None if state.text is None else state.text.clone()
-    return WorldState(flow, cache, latents, text, state.guidance), prediction
+    after = WorldState(drawn.flow, drawn.denoiser, drawn.latents, text, state.guidance)
+    return after, prediction

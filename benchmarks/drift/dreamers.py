@@ -9,8 +9,7 @@ from diffusion.targets import window
 from diffusion.world import DiffusionWorld
 from torch import Tensor
 
-from worldflow.denoiser import tweedie
-from worldflow.randomness import normal
+from worldflow.stepping import draw_frame
 from worldflow.world_model import WorldModel
 
 
@@ -84,15 +83,14 @@ class CleanFlowDreamer:
 
     @torch.inference_mode()
     def step(self, actions: Tensor) -> Tensor:
-        world, like = self.world, self._flow.hidden
+        world = self.world
         condition = world.conditioning.embed(actions.to(self._device))
-        z = self.temperature * normal(self._generator, len(actions), like.shape[1:], like=like)
-        chance = world.flow.draw_chance(self._generator, z)
-        _, _, sample = world.flow.step(self._flow, z, condition, chance=chance)
-        score, _, self._cache = world.denoiser.step(sample.noisy, condition, self._cache)
-        clean = tweedie(sample.noisy, score, world.config.sigma)
-        self._flow, _ = world.flow.observe(self._flow, clean, condition)
-        return world.decode(clean).cpu()
+        drawn = draw_frame(
+            world, self._flow, self._cache, condition, self._generator, self.temperature
+        )
+        self._flow, _ = world.flow.observe(self._flow, drawn.latents, condition)
+        self._cache = drawn.denoiser
+        return world.decode(drawn.latents).cpu()
 
 
 class DiffusionDreamer:
