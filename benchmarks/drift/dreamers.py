@@ -98,10 +98,12 @@ class DiffusionDreamer:
 
     Args:
         world: in eval mode.
+        precision: "fp32", or "bf16": under autocast, several times faster where a processor has
+            instructions for it.
     """
 
-    def __init__(self, world: DiffusionWorld) -> None:
-        self.world = world
+    def __init__(self, world: DiffusionWorld, precision: str = "fp32") -> None:
+        self.world, self._bf16 = world, precision == "bf16"
         self._device = next(world.parameters()).device
 
     def begin(self, frames: Tensor, actions: Tensor, seed: int) -> None:
@@ -114,7 +116,8 @@ class DiffusionDreamer:
     def step(self, actions: Tensor) -> Tensor:
         taken = torch.cat((self._actions, actions[:, None].to(self._device)), dim=1)
         known = torch.cat((self._known, torch.ones_like(self._past[:, :1, 0, 0, 0]).bool()), dim=1)
-        made = self.world.sample(self._past, taken, known, self._generator)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            made = self.world.sample(self._past, taken, known, self._generator)
         self._past = torch.cat((self._past[:, 1:], made[:, None]), dim=1)
         self._actions, self._known = taken[:, 1:], known[:, 1:]
         return made.cpu()

@@ -97,8 +97,9 @@ class Measurement:
                 f"{settings.diffusion} held out other episodes ({world.spec.held_out}) than "
                 f"{settings.world} ({ours.held_out}); train it again with world={settings.world}"
             )
-        facts = {**training, "parameters": world.parameter_count}
-        return DiffusionDreamer(world.to(device)), facts
+        precision = settings.precision
+        facts = {**training, "parameters": world.parameter_count, "precision": precision}
+        return DiffusionDreamer(world.to(device), precision), facts
 
     @property
     def real_lengths(self) -> np.ndarray:

@@ -8,11 +8,12 @@ from omegaconf import MISSING
 
 from worldflow.errors import ConfigError
 from worldflow.evaluation.clips import RealData
+from worldflow.training.engine import PRECISIONS
 
 DREAMERS = ("flow", "clean", "diffusion")
 POLICIES = ("random", "recorded")
 # fields that measurements do not depend on
-FREE = ("out", "dreamers", "diffusion", "device", "groups")
+FREE = ("out", "dreamers", "diffusion", "precision", "device", "groups")
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Horizon:
         out: folder for everything.
         dreamers: of "flow", "clean" (the flow with clean feedback) and "diffusion".
         diffusion: folder of `train_diffusion.py`; needed for the dreamer of that name.
+        precision: of the diffusion dreamer, "fp32" or "bf16".
         steps: of the long dreams.
         rows: of the long dreams.
         policy: of their actions: "random" (sticky), or "recorded" (held-out episodes' in a row).
@@ -47,6 +49,7 @@ class Horizon:
     out: str = MISSING
     dreamers: list[str] = field(default_factory=lambda: list(DREAMERS))
     diffusion: str | None = None
+    precision: str = "fp32"
     steps: int = 481
     rows: int = 16
     policy: str = "random"
@@ -70,6 +73,10 @@ class Horizon:
             raise ConfigError(
                 "the dreamer diffusion needs diffusion=FOLDER; train it: "
                 "benchmarks/train_diffusion.py, or leave it out: dreamers=[flow,clean]"
+            )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}"
             )
         if self.policy not in POLICIES:
             raise ConfigError(f"policy is {self.policy!r}; use one of {', '.join(POLICIES)}")

@@ -214,6 +214,23 @@ def test_diffusion_sees_its_own_frames_and_the_actions_that_led_to_them() -> Non
     ]
 
 
+def test_diffusion_in_half_precision_dreams_nearly_the_same_frame() -> None:
+    spec = DiffusionSpec(ActionSpec("discrete", n=2), (32, 32, 3), tiny_world().spec.held_out)
+    config = DiffusionConfig(past=2, action_width=4, unet=UNetConfig([8, 8], 1, 16))
+    torch.manual_seed(0)
+    world = DiffusionWorld(config, spec).eval()
+    for parameter in world.parameters():  # some are zero at first
+        torch.nn.init.normal_(parameter, std=0.1)
+    frames, actions = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8), torch.ones(2, 2)
+    made = []
+    for precision in ("fp32", "bf16"):
+        dreamer = DiffusionDreamer(world, precision)
+        dreamer.begin(frames, actions.long(), seed=0)
+        made.append(dreamer.step(actions[:, 0].long()).float())
+    differences = (made[0] - made[1]).abs()
+    assert 0.0 < differences.mean() < 2.0  # grey levels
+
+
 class Replay:
     """Dreams what was recorded, whatever the actions."""
 
@@ -342,6 +359,7 @@ def test_measured_names_a_damaged_file(tmp_path: Path) -> None:
         (["dreamers=[flow,gan]"], "gan"),
         ([], "needs diffusion=FOLDER"),
         (["dreamers=[flow]", "policy=best"], "policy is 'best'"),
+        (["dreamers=[flow]", "precision=half"], "precision is 'half'"),
         (["dreamers=[flow]", "steps=0"], "steps=0"),
         (["dreamers=[flow]", "psnr_steps=[0]"], r"psnr_steps=\[0\]"),
         (["dreamers=[flow]"], "nowhere"),
