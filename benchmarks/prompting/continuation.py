@@ -8,30 +8,46 @@ import numpy as np
 import torch
 
 from prompting.accuracy import RESAMPLES
-from prompting.given import Given
+from prompting.given import Given, request_from
 from worldflow.evaluation.metrics import decibels, squared_error
 from worldflow.evaluation.resampling import episode_weights, interval
+from worldflow.generation.dreaming import dream_video
+from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 
 Figure = dict[str, float | None]  # an interval as JSON
 
 
 def first_frame(
-    world: WorldModel, images: np.ndarray, shown: np.ndarray, seed: int
+    world: WorldModel, images: np.ndarray, temperature: float, seed: int
 ) -> dict[str, int | Figure]:
     """How the first frame shown compares with the image, and with the codec's own rendering.
 
+    Each image is dreamed from by itself, as the command does it: in a batch of another size the
+    last bit of a sum, and so a grey level, may be another.
+
     Args:
-        world: whose codec renders each image again, by itself.
+        world: whose codec renders each image again, outside the dream.
         images: given, (B, H, W, 3) uint8.
-        shown: first frames of the dreams, likewise.
-        seed: of the resamples.
+        temperature: of the one frame that is dreamed.
+        seed: of it and of the resamples.
 
     Returns:
         JSON-able: `images`; how many are `equal` to the codec's rendering, bit by bit;
         `largest_difference` from it (grey levels); `psnr` against the image (dB, an interval).
     """
-    codec = np.concatenate([world.reconstruct(torch.from_numpy(each[None])) for each in images])
+    shown, codec = [], []
+    for image, stream in zip(images, np.random.SeedSequence(seed).spawn(len(images)), strict=True):
+        request = request_from(world, image[None], 2, temperature)
+        shown.append(dream_video(world, request, [generator_of(stream)]).frames[0, 0].numpy())
+        codec.append(world.reconstruct(torch.from_numpy(image[None]))[0].numpy())
+    return compared(images, np.stack(shown), np.stack(codec), seed)
+
+
+def compared(
+    images: np.ndarray, shown: np.ndarray, codec: np.ndarray, seed: int
+) -> dict[str, int | Figure]:
+    """The figures of `first_frame` of what is shown and what it should be, (B, H, W, 3) uint8."""
     difference = np.abs(codec.astype(int) - shown).max(axis=(1, 2, 3))
     return {
         "images": len(images),

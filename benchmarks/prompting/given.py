@@ -129,6 +129,27 @@ def dream_from(
     return np.concatenate(frames), np.concatenate(bits)
 
 
+@torch.inference_mode()
+def through_noise(world: WorldModel, given: Given, batch: int, seed: int) -> np.ndarray:
+    """The real frames as the world sees them: noisy, denoised with what came before.
+
+    What is lost here no dream can know, however well it goes on. Shapes are those of
+    `given.frames`; the recorded actions are told. Row k draws from the stream k of the seed.
+    """
+    shown, streams = [], np.random.SeedSequence(seed).spawn(len(given.frames))
+    for piece in chunks(len(given.frames), batch):
+        frames = torch.from_numpy(given.frames[piece])
+        noisy = world.noisy_latents(frames, [generator_of(s) for s in streams[piece]])
+        condition = world.conditioning(
+            torch.from_numpy(given.actions[piece]),
+            torch.from_numpy(given.known[piece]),
+            world.conditioning.texts(len(frames), None),
+        )
+        denoised = world.denoiser.stream([*noisy.unbind(1)], condition, world.config.sigma)
+        shown.append(torch.stack([world.decode(y) for y in denoised], dim=1).numpy())
+    return np.concatenate(shown)
+
+
 def request_from(world: WorldModel, images: np.ndarray, length: int, temperature: float) -> Request:
     """What `worldflow generate image=PATH` asks for, for images (B, H, W, 3) at once."""
     single = []

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from image_to_video import CODEC, FREE, NEW, PLAYED, REAL
-from prompting.continuation import first_frame, motion_of, psnr_of
-from prompting.given import Given, dream_from, read_given, request_from, was_learned
+from prompting.continuation import compared, first_frame, motion_of, psnr_of
+from prompting.given import Given, dream_from, read_given, request_from, through_noise, was_learned
 from prompting.probe import ProbeTraining, train_probe
 from prompting.questions import UNASKED
 from squares import CAPTIONS, SQUARES, pool
@@ -20,7 +20,7 @@ from squares import CAPTIONS, SQUARES, pool
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.storage import save_world
-from worldflow.testing import tiny_world
+from worldflow.testing import tiny_config, tiny_world
 
 SKIES = ["day", "night"]
 
@@ -102,16 +102,29 @@ def test_dreams_begin_with_the_codecs_image_and_follow_what_is_told() -> None:
 def test_the_first_frame_is_compared_with_image_and_codec() -> None:
     world, (clips, _) = tiny_world(frame_size=32), pool(4, seed=0)
     images = clips[:, 0]
-    codec = world.reconstruct(torch.from_numpy(images[:, None])).numpy()[:, 0]
-    found = first_frame(world, images, codec, seed=0)
+    found = first_frame(world, images, 1.0, seed=0)
     assert (found["images"], found["equal"], found["largest_difference"]) == (4, 4, 0)
-    other = codec.copy()
-    other[1, 3, 3] = 255 - other[1, 3, 3] // 2
-    found = first_frame(world, images, other, seed=0)
-    assert found["equal"] == 3 and found["largest_difference"] > 0
-    wrong = np.clip(images.astype(int) + np.where(images > 200, -5, 5), 0, 255).astype(np.uint8)
-    psnr = first_frame(world, images, wrong, seed=0)["psnr"]
-    assert isinstance(psnr, dict) and psnr["value"] == pytest.approx(20 * np.log10(255 / 5))
+    codec = np.concatenate([world.reconstruct(torch.from_numpy(each[None])) for each in images])
+    assert found["psnr"] == compared(images, codec, codec, seed=0)["psnr"]
+    other = np.where(images > 200, images - 5, images + 5)  # off by 5 everywhere
+    codec = other.copy()
+    codec[1, 3, 3, 0] -= 2
+    found = compared(images, other, codec, seed=0)
+    assert (found["equal"], found["largest_difference"]) == (3, 2)
+    assert isinstance(found["psnr"], dict)
+    assert found["psnr"]["value"] == pytest.approx(20 * np.log10(255 / 5))
+
+
+def test_real_frames_through_noise() -> None:
+    world, (clips, labels) = tiny_world(frame_size=32), pool(3, seed=0)
+    given = given_of(clips, labels, [3, 3, 3])
+    shown = through_noise(world, given, 2, seed=0)
+    assert np.abs(shown.astype(int) - through_noise(world, given, 1, seed=0)).max() <= 1
+    codec = world.reconstruct(torch.from_numpy(clips)).numpy()
+    assert shown.shape == codec.shape and not np.array_equal(shown, codec)
+    quiet = tiny_world(frame_size=32, config=replace(tiny_config(), sigma=1e-4))
+    shown = through_noise(quiet, given, 3, seed=0)
+    assert np.abs(shown.astype(int) - codec).max() <= 1  # the noise is all that differs
 
 
 def test_psnr_and_motion_by_known_answers() -> None:
@@ -182,8 +195,8 @@ def test_the_command(
     image_to_video.main()
     figures = json.loads((tmp_path / "out" / "image_to_video.json").read_text())
     count = sum(figures["clips"].values())
-    assert figures["first_frame"][FREE]["images"] == count
-    assert figures["first_frame"][PLAYED]["largest_difference"] == 0
+    first = figures["first_frame"]
+    assert (first["images"], first["equal"], first["largest_difference"]) == (count, count, 0)
     assert [judged["last"] for judged in figures["identity"]] == [2, 3]
     assert len(figures["bits_per_dim"][FREE]) == 4
     assert (tmp_path / "out" / "sheet.png").is_file()
