@@ -4,7 +4,8 @@
 
 Of every held-out episode one frame is given, as an image file, by the request that
 `worldflow generate image=PATH` makes: no text, actions unknown; then once more with the recorded
-actions, which are unknown again behind the episode's end. Where the episode is long enough the
+actions, which are unknown again behind the episode's end; and, by worlds that know text, with the
+episode's caption as the prompt. Where the episode is long enough the
 image is drawn from all moments that have as many real frames behind them as are dreamed, else it
 is the episode's first.
 
@@ -42,15 +43,18 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.strips import save_png, strip
+from worldflow.flow.guidance import Guidance
 from worldflow.storage import load_world
+from worldflow.text.encoder import embed, encoder_of
 
 REPORT, SHEET = "image_to_video.json", "sheet.png"
-REAL, CODEC, NOISED, FREE, PLAYED, COPY = (
+REAL, CODEC, NOISED, FREE, PLAYED, TOLD, COPY = (
     "real",
     "real, through the codec",
     "real, noisy and denoised",
     "dream, actions unknown",
     "dream, recorded actions",
+    "dream, caption as prompt",
     "copy of the image",
 )
 ENDING = REAL, CODEC, NOISED  # where the episode does
@@ -75,6 +79,7 @@ class ImageToVideo:
         shown: clips of each game on the sheet, the first ones.
         batch: dreams at once; each has a seed of its own.
         temperature: of the dreams.
+        guidance: weight towards the caption, of those that have it as their prompt.
         probe: how it learns.
         seed: of everything.
     """
@@ -91,11 +96,13 @@ class ImageToVideo:
     shown: int = 2
     batch: int = 48
     temperature: float = 1.0
+    guidance: float = 1.0
     probe: ProbeTraining = field(default_factory=ProbeTraining)
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_questions(self.questions)
+        Guidance(self.guidance, "text")  # refuses what is no weight
         if not {next(iter(self.questions))} <= set(self.kept) <= set(self.questions):
             raise ConfigError(
                 f"kept={self.kept} must be of questions={list(self.questions)}, the first with them"
@@ -195,10 +202,14 @@ def measure(settings: ImageToVideo, folder: Path) -> dict[str, Any]:
         CODEC: through_codec(world, given.frames),
         NOISED: through_noise(world, given, settings.batch, seed),
     }
+    told: dict[str, dict[str, Any]] = {FREE: {}, PLAYED: {"played": True}}
+    if world.spec.text is not None:
+        text = embed(encoder_of(world.spec.text), given.captions)
+        told[TOLD] = {"text": text, "guidance": settings.guidance}
     bits = {}
-    for name, played in ((FREE, False), (PLAYED, True)):
+    for name, arguments in told.items():
         note(f"{name} ...")
-        ways[name], of_frames = dream_from(world, given, played, *how)
+        ways[name], of_frames = dream_from(world, given, *how, **arguments)
         bits[name] = of_frames.mean(axis=0).tolist()
     copies = np.broadcast_to(given.frames[:, :1], given.frames.shape)
     against_real = {name: frames for name, frames in ways.items() if name != REAL} | {COPY: copies}

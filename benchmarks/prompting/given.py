@@ -16,6 +16,7 @@ from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import DataError
 from worldflow.evaluation.simulate import chunks
 from worldflow.evaluation.strips import save_png
+from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import Request, dream_video
 from worldflow.generation.generate import GenerateConfig, request_of
 from worldflow.randomness import generator_of
@@ -31,13 +32,15 @@ class Given:
         valid: (B, T) bool, where the episode has such a frame.
         actions: (B, T, ...), recorded; `actions[:, t]` led to `frames[:, t]`.
         known: (B, T) bool, which of them there are; none led to the image.
-        labels: numbers of the answers of the episodes' captions, (B, Q).
+        captions: of the episodes, (B,).
+        labels: numbers of the answers that these give, (B, Q).
     """
 
     frames: np.ndarray
     valid: np.ndarray
     actions: np.ndarray
     known: np.ndarray
+    captions: list[str]
     labels: np.ndarray
 
 
@@ -64,14 +67,17 @@ def read_given(
         DataError: no caption answers the first question.
     """
     first, rng = next(iter(questions)), np.random.default_rng(seed)
+    captions: list[str] = []
     told: list[dict[str, str]] = []
     picks: list[tuple[int, int]] = []
     taken: dict[str, int] = {}
     for index in episodes.tolist():
-        answers = answers_of(dataset.captions[index] or "", questions)
+        caption = dataset.captions[index] or ""
+        answers = answers_of(caption, questions)
         if first not in answers or taken.get(answers[first], 0) == count:
             continue
         taken[answers[first]] = taken.get(answers[first], 0) + 1
+        captions.append(caption)
         told.append(answers)
         picks.append(ClipSampler(dataset.lengths, [index], length).sample(1, rng)[0])
     if not picks:
@@ -84,7 +90,7 @@ def read_given(
     actions, _ = load_clips([each.actions for each in read], rows, length)
     known, _ = load_clips([each.known for each in read], rows, length)
     known[:, 0] = False
-    return Given(frames, valid, actions, known, numbered(told, questions))
+    return Given(frames, valid, actions, known, captions, numbered(told, questions))
 
 
 def was_learned(dataset: EpisodeDataset, episodes: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -98,17 +104,26 @@ def was_learned(dataset: EpisodeDataset, episodes: np.ndarray, images: np.ndarra
 
 
 def dream_from(
-    world: WorldModel, given: Given, played: bool, batch: int, temperature: float, seed: int
+    world: WorldModel,
+    given: Given,
+    batch: int,
+    temperature: float,
+    seed: int,
+    played: bool = False,
+    text: torch.Tensor | None = None,
+    guidance: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Dreams that begin with the images, without text.
+    """Dreams that begin with the images.
 
     Args:
         world: in eval mode.
         given: B images.
-        played: tell the recorded actions; else all are unknown.
         batch: of them at once.
         temperature: factor on the noise.
         seed: row k draws from the stream k of it, whatever is told.
+        played: tell the recorded actions; else all are unknown.
+        text: what else is told, (B, E); None: nothing.
+        guidance: weight towards the text.
 
     Returns:
         frames (B, T, H, W, 3) uint8, and their bits a latent (B, T).
@@ -123,6 +138,8 @@ def dream_from(
                 actions=torch.from_numpy(given.actions[piece]),
                 known=torch.from_numpy(given.known[piece]),
             )
+        if text is not None:
+            request = replace(request, text=text[piece], guidance=Guidance(guidance, "text"))
         dreamed = dream_video(world, request, [generator_of(s) for s in streams[piece]])
         frames.append(dreamed.frames.numpy())
         bits.append(dreamed.bits_per_dim.numpy())

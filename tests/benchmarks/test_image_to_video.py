@@ -10,7 +10,7 @@ import image_to_video
 import numpy as np
 import pytest
 import torch
-from image_to_video import CODEC, FREE, NEW, PLAYED, REAL
+from image_to_video import CODEC, FREE, NEW, PLAYED, REAL, TOLD
 from prompting.continuation import compared, first_frame, motion_of, psnr_of
 from prompting.given import Given, dream_from, read_given, request_from, through_noise, was_learned
 from prompting.probe import ProbeTraining, train_probe
@@ -21,6 +21,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world
+from worldflow.text.encoder import embed, encoder_of
 
 SKIES = ["day", "night"]
 
@@ -30,7 +31,9 @@ def given_of(clips: np.ndarray, labels: np.ndarray, ends: list[int]) -> Given:
     count, length = clips.shape[:2]
     valid = np.arange(length) < np.array(ends)[:, None]
     actions = np.arange(count * length).reshape(count, length) % 3
-    return Given(clips, valid, actions, valid & (np.arange(length) > 0), labels)
+    known = valid & (np.arange(length) > 0)
+    captions = [CAPTIONS[k % 4] for k in range(count)]
+    return Given(clips, valid, actions, known, captions, labels)
 
 
 def settings(tmp_path: Path, **changes: object) -> image_to_video.ImageToVideo:
@@ -51,6 +54,7 @@ def settings(tmp_path: Path, **changes: object) -> image_to_video.ImageToVideo:
 def test_an_image_is_given_with_what_came_after(captioned: EpisodeDataset) -> None:
     given = read_given(captioned, np.arange(10), None, 4, SQUARES, seed=0)
     assert given.frames.shape == (9, 4, 32, 32, 3)  # one caption says nothing
+    assert given.captions == [captioned.captions[i] for i in (0, 2, 3, 4, 5, 6, 7, 8, 9)]
     assert given.valid.sum(axis=1).tolist() == [2] + [4] * 8
     assert not given.known[:, 0].any() and given.known[:, 1:].tolist() == (
         given.valid[:, 1:].tolist()
@@ -85,17 +89,22 @@ def test_the_request_is_that_of_the_command() -> None:
 
 
 def test_dreams_begin_with_the_codecs_image_and_follow_what_is_told() -> None:
-    world, (clips, labels) = tiny_world(frame_size=32), pool(3, seed=0)
+    world, (clips, labels) = tiny_world(frame_size=32, captions=CAPTIONS), pool(3, seed=0)
     given = given_of(np.concatenate([clips, clips], axis=1), labels, [6, 6, 2])
-    free, bits = dream_from(world, given, False, 3, 1.0, seed=0)
-    played, _ = dream_from(world, given, True, 3, 1.0, seed=0)
+    free, bits = dream_from(world, given, 3, 1.0, seed=0)
+    played, _ = dream_from(world, given, 3, 1.0, seed=0, played=True)
     assert free.shape == given.frames.shape and bits.shape == (3, 6)
     codec = world.reconstruct(torch.from_numpy(given.frames[:, 0])).numpy()
     assert np.array_equal(free[:, 0], codec) and np.array_equal(played[:, 0], codec)
     assert not np.array_equal(free[:, 1:], played[:, 1:])
     nothing = replace(given, known=np.zeros_like(given.known))
-    assert np.array_equal(dream_from(world, nothing, True, 3, 1.0, seed=0)[0], free)
-    apart, _ = dream_from(world, given, False, 1, 1.0, seed=0)
+    assert np.array_equal(dream_from(world, nothing, 3, 1.0, seed=0, played=True)[0], free)
+    text = embed(encoder_of(world.spec.text), given.captions)
+    told, _ = dream_from(world, given, 3, 1.0, seed=0, text=text)
+    guided, _ = dream_from(world, given, 3, 1.0, seed=0, text=text, guidance=2.0)
+    assert np.array_equal(told[:, 0], codec) and not np.array_equal(told, free)
+    assert not np.array_equal(told, guided)
+    apart, _ = dream_from(world, given, 1, 1.0, seed=0)
     assert np.abs(apart.astype(int) - free.astype(int)).max() <= 1
 
 
@@ -198,7 +207,8 @@ def test_the_command(
     first = figures["first_frame"]
     assert (first["images"], first["equal"], first["largest_difference"]) == (count, count, 0)
     assert [judged["last"] for judged in figures["identity"]] == [2, 3]
-    assert len(figures["bits_per_dim"][FREE]) == 4
+    assert set(figures["identity"][0]["ways"]) >= {FREE, PLAYED, TOLD}
+    assert len(figures["bits_per_dim"][TOLD]) == 4
     assert (tmp_path / "out" / "sheet.png").is_file()
     out = capsys.readouterr().out
     assert "Frames 1 to 3, 0.375 s" in out and "| sky: day | sky: night | side |" in out
@@ -213,6 +223,7 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
         ({"judged": [1]}, "ends at frame 2 or later"),
         ({"compared": []}, "compared="),
         ({"clips": 0}, "clips=0"),
+        ({"guidance": -1.0}, "guidance is -1"),
         ({"temperature": float("nan")}, "temperature=nan"),
     ):
         with pytest.raises(ConfigError, match=message):
