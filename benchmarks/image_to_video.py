@@ -5,9 +5,9 @@
 Of every held-out episode one frame is given, as an image file, by the request that
 `worldflow generate image=PATH` makes: no text, actions unknown; then once more with the recorded
 actions, which are unknown again behind the episode's end; and, by worlds that know text, with the
-episode's caption as the prompt. Where the episode is long enough the
-image is drawn from all moments that have as many real frames behind them as are dreamed, else it
-is the episode's first.
+episode's caption as the prompt (`captioned=false` leaves these out, and needs no encoder). Where
+the episode is long enough the image is drawn from all moments that have as many real frames
+behind them as are dreamed, else it is the episode's first.
 
 - The first frame shown is compared with the image, and with what the codec alone makes of it.
 - Identity: a probe (`prompting/probe.py`), which learns from clips of the episodes that the world
@@ -79,6 +79,7 @@ class ImageToVideo:
         shown: clips of each game on the sheet, the first ones.
         batch: dreams at once; each has a seed of its own.
         temperature: of the dreams.
+        captioned: also dream with captions as prompts, where the world knows text.
         guidance: weight towards the caption, of those that have it as their prompt.
         probe: how it learns.
         seed: of everything.
@@ -96,6 +97,7 @@ class ImageToVideo:
     shown: int = 2
     batch: int = 48
     temperature: float = 1.0
+    captioned: bool = True
     guidance: float = 1.0
     probe: ProbeTraining = field(default_factory=ProbeTraining)
     seed: int = 0
@@ -194,6 +196,10 @@ def measure(settings: ImageToVideo, folder: Path) -> dict[str, Any]:
     given = read_given(dataset, held_out, settings.clips, settings.frames, questions, seed)
     new = ~was_learned(dataset, train, given.frames[:, 0])
     games = list(questions[next(iter(questions))])
+    told: dict[str, dict[str, Any]] = {FREE: {}, PLAYED: {"played": True}}
+    if settings.captioned and world.spec.text is not None:
+        text = embed(encoder_of(world.spec.text), given.captions)
+        told[TOLD] = {"text": text, "guidance": settings.guidance}
     note("the probe learns ...")
     probe = learned_probe(world, dataset, train, settings.length, questions, settings.probe, seed)
     how = settings.batch, settings.temperature, seed
@@ -202,10 +208,6 @@ def measure(settings: ImageToVideo, folder: Path) -> dict[str, Any]:
         CODEC: through_codec(world, given.frames),
         NOISED: through_noise(world, given, settings.batch, seed),
     }
-    told: dict[str, dict[str, Any]] = {FREE: {}, PLAYED: {"played": True}}
-    if world.spec.text is not None:
-        text = embed(encoder_of(world.spec.text), given.captions)
-        told[TOLD] = {"text": text, "guidance": settings.guidance}
     bits = {}
     for name, arguments in told.items():
         note(f"{name} ...")

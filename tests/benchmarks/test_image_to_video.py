@@ -216,6 +216,12 @@ def test_the_command(
         image_to_video.main()
 
 
+def test_captions_can_be_left_out(tmp_path: Path, captioned: EpisodeDataset) -> None:
+    save_world(tiny_world(frame_size=32, captions=CAPTIONS), tmp_path / "w", "card")
+    figures = image_to_video.measure(settings(tmp_path, captioned=False), tmp_path)
+    assert set(figures["bits_per_dim"]) == {FREE, PLAYED}
+
+
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
     for change, message in (
         ({"kept": ["side"]}, "the first with them"),
