@@ -150,8 +150,8 @@ def dream_from(
 def through_noise(world: WorldModel, given: Given, batch: int, seed: int) -> np.ndarray:
     """The real frames as the world sees them: noisy, denoised with what came before.
 
-    What is lost here no dream can know, however well it goes on. Shapes are those of
-    `given.frames`; the recorded actions are told. Row k draws from the stream k of the seed.
+    What is lost here no dream can keep, which has one noisy frame where these are many. Shapes
+    are those of `given.frames`; the recorded actions are told. Row k draws from stream k.
     """
     shown, streams = [], np.random.SeedSequence(seed).spawn(len(given.frames))
     for piece in chunks(len(given.frames), batch):
