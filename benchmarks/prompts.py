@@ -12,7 +12,7 @@ action is told, and no frame is given. An answer of which the probe is unsure is
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import MISSING
-from prompting.accuracy import FACTORS, accuracies
-from prompting.probe import Probe, ProbeTraining, probe_answers, train_probe
+from prompting.accuracy import row_of, shown
+from prompting.clips import learned_probe, real_clips_of, through_codec
+from prompting.probe import Probe, ProbeTraining, probe_answers
 from prompting.questions import (
     PARAPHRASES,
     QUESTIONS,
     UNSURE,
-    Questions,
     answers_of,
     by_answers,
     check_questions,
@@ -35,10 +35,8 @@ from prompting.questions import (
 from timing import machine, note, print_table, read_settings, write_figures
 
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.data.windows import ClipSampler
-from worldflow.errors import ConfigError, DataError, WorldflowError
+from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.clips import split_of
-from worldflow.evaluation.resampling import Interval
 from worldflow.evaluation.strips import save_png, strip
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import Request, dream_video
@@ -112,42 +110,6 @@ class Asked:
     names: list[str]
 
 
-def real_clips_of(
-    dataset: EpisodeDataset, episodes: np.ndarray, count: int | None, settings: Prompts
-) -> tuple[np.ndarray, np.ndarray]:
-    """Clips (B, T, H, W, 3) from anywhere in episodes, and the answers of their captions (B, Q).
-
-    Args:
-        dataset: with captions.
-        episodes: to cut from.
-        count: B; None: one clip of each episode.
-        settings: of them length, questions and seed.
-
-    Raises:
-        DataError: no episode is long enough and has a caption that answers something.
-    """
-    captions, length = dataset.captions, settings.length
-    told = [answers_of(caption or "", settings.questions) for caption in captions]
-    usable = [i for i in episodes.tolist() if told[i] and dataset.lengths[i] >= length]
-    if not usable:
-        raise DataError(
-            f"{dataset.folder}: no episode has {length} frames and a caption that answers one of "
-            f"the questions {list(settings.questions)}"
-        )
-    rng = np.random.default_rng(settings.seed)
-    if count is None:
-        picks = [ClipSampler(dataset.lengths, [i], length).sample(1, rng)[0] for i in usable]
-    else:
-        picks = ClipSampler(dataset.lengths, usable, length).sample(count, rng)
-    frames = np.stack([dataset.read(i, start, start + length).frames for i, start in picks])
-    return frames, numbered([told[i] for i, _ in picks], settings.questions)
-
-
-def through_codec(world: WorldModel, clips: np.ndarray) -> np.ndarray:
-    """Clips as the world's codec renders them."""
-    return np.stack([world.reconstruct(torch.from_numpy(clip)).numpy() for clip in clips])
-
-
 def asked_of_captions(dataset: EpisodeDataset, settings: Prompts) -> Asked:
     """The captions of a dataset, each combination of answers equally often."""
     given = (caption for caption in dataset.captions if caption is not None)
@@ -192,26 +154,6 @@ def dreams(
     return np.concatenate(frames), float(np.concatenate(bits).mean())
 
 
-def row_of(
-    found: np.ndarray, wanted: np.ndarray, questions: Questions, seed: int
-) -> dict[str, dict[str, float | int | None]]:
-    """Accuracies as JSON."""
-    figures = accuracies(found, wanted, questions, seed).items()
-    return {name: {**share.to_dict(), "asked": count} for name, (share, count) in figures}
-
-
-def shown(figures: Mapping[str, Mapping[str, Any]], questions: Questions) -> dict[str, str]:
-    """Accuracies in percent, with their intervals, as the cells of a table."""
-    cells = {}
-    for name in (*questions, FACTORS):
-        cells[name] = "-"
-        if name in figures:
-            share = Interval(*(figures[name][k] for k in ("value", "low", "high")))
-            value, low, high = (f"{100 * x:.0f}" for x in vars(share).values())
-            cells[name] = f"{value} [{low}, {high}]"
-    return cells
-
-
 def contact_sheet(clips: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """The first dream of every name, a row each, in two halves beside each other."""
     first = [rows[0] for rows in _rows_of(names).values()]
@@ -231,10 +173,9 @@ def measure(settings: Prompts, folder: Path) -> dict[str, Any]:
     dataset, encoder = EpisodeDataset(settings.data), encoder_of(world.spec.text)
     train, held_out = split_of(dataset, world.spec.held_out)
     note("the probe learns ...")
-    clips, labels = real_clips_of(dataset, train, settings.probe.clips, settings)
-    pools = [clips, through_codec(world, clips)]
-    probe = train_probe(pools, labels, questions, settings.probe, settings.seed)
-    clips, labels = real_clips_of(dataset, held_out, None, settings)
+    how = settings.length, questions
+    probe = learned_probe(world, dataset, train, *how, settings.probe, settings.seed)
+    clips, labels = real_clips_of(dataset, held_out, None, *how, settings.seed)
     own = {"real": clips, "real, through the codec": through_codec(world, clips)}
     figures: dict[str, Any] = {"held_out_clips": len(clips), "probe": {}, "dreams": []}
     for name, pool in own.items():

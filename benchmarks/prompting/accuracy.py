@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from prompting.questions import UNASKED, Questions
@@ -37,3 +40,24 @@ def accuracies(
                 shares = weights @ right[:, chosen].sum(1) / (weights @ asked[:, chosen].sum(1))
             results[name] = interval(shares), count
     return results
+
+
+def row_of(
+    found: np.ndarray, wanted: np.ndarray, questions: Questions, seed: int
+) -> dict[str, dict[str, float | int | None]]:
+    """`accuracies` as JSON."""
+    figures = accuracies(found, wanted, questions, seed).items()
+    return {name: {**share.to_dict(), "asked": count} for name, (share, count) in figures}
+
+
+def shown(figures: Mapping[str, Mapping[str, Any]], questions: Questions) -> dict[str, str]:
+    """Accuracies in percent, with their intervals, as the cells of a table."""
+    return {name: percent(figures.get(name)) for name in (*questions, FACTORS)}
+
+
+def percent(figure: Mapping[str, Any] | None) -> str:
+    """One accuracy as a cell; None: nobody asked."""
+    if figure is None:
+        return "-"
+    value, low, high = (f"{100 * figure[key]:.0f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

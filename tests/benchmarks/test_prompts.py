@@ -22,40 +22,13 @@ from prompting.questions import (
     check_questions,
     numbered,
 )
+from squares import CAPTIONS, SQUARES, pool
 
-from worldflow.actions import ActionSpec
-from worldflow.data.episode import Episode
-from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.metadata import DatasetMetadata
+from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 from worldflow.text.encoder import encoder_of
-
-SQUARES = {
-    "sky": {"day": "by day", "night": "at night"},
-    "side": {"left": "left", "right": "right"},
-}
-CAPTIONS = tuple(
-    f"a square {sky} on the {side}" for sky in ("by day", "at night") for side in ("left", "right")
-)
-
-
-def squares(caption: str, rng: np.random.Generator, frames: int = 3) -> np.ndarray:
-    """A clip that shows its caption: a white square that moves down in one half of a plain sky."""
-    sky = (120, 180, 250) if "day" in caption else (10, 10, 60)
-    clip = np.broadcast_to(np.array(sky, np.uint8), (frames, 32, 32, 3)).copy()
-    left = int(rng.integers(0, 9)) + (16 if "right" in caption else 0)
-    for t in range(frames):
-        clip[t, 4 + 3 * t : 12 + 3 * t, left : left + 8] = 255
-    return clip
-
-
-def pool(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    told = [CAPTIONS[i % 4] for i in range(count)]
-    labels = numbered([answers_of(caption, SQUARES) for caption in told], SQUARES)
-    return np.stack([squares(caption, rng) for caption in told]), labels
 
 
 def test_captions_answer_what_they_speak_of() -> None:
@@ -129,28 +102,6 @@ def test_the_probe_has_the_same_bits_for_the_same_seed() -> None:
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-@pytest.fixture
-def captioned(tmp_path: Path) -> EpisodeDataset:
-    """Ten episodes of what their captions say, one too short, one without a caption."""
-    rng = np.random.default_rng(0)
-    metadata = DatasetMetadata({}, ActionSpec("discrete", n=3), (32, 32, 3), 8.0, 0, {})
-    writer = EpisodeWriter(tmp_path / "data", metadata)
-    for index in range(10):
-        length, caption = (2 if index == 0 else 5), CAPTIONS[index % 4]
-        episode = Episode(
-            squares(caption, rng, length),
-            np.zeros(length, np.int64),
-            np.zeros(length, np.float32),
-            np.zeros(length, np.bool_),
-            np.ones(length, np.bool_),
-            index,
-            False,
-            caption=None if index == 1 else caption,
-        )
-        writer.add(index, episode)
-    return EpisodeDataset(tmp_path / "data")
-
-
 def settings(tmp_path: Path, **changes: object) -> prompts.Prompts:
     small: dict[str, object] = {
         "questions": SQUARES,
@@ -163,16 +114,6 @@ def settings(tmp_path: Path, **changes: object) -> prompts.Prompts:
     }
     paths = {"world": str(tmp_path / "w"), "data": str(tmp_path / "data")}
     return prompts.Prompts(**{**paths, "out": str(tmp_path / "out"), **small, **changes})  # type: ignore[arg-type]
-
-
-def test_real_clips_show_their_labels(tmp_path: Path, captioned: EpisodeDataset) -> None:
-    clips, labels = prompts.real_clips_of(captioned, np.arange(10), None, settings(tmp_path))
-    assert clips.shape == (8, 3, 32, 32, 3)  # one is too short, one says nothing
-    for clip, (sky, side) in zip(clips, labels, strict=True):
-        assert (clip[0, 0, 0, 0] < 50) == sky
-        assert (clip[0, :, :16] == 255).all(-1).any() == (side == 0)
-    with pytest.raises(DataError, match="no episode has 9 frames and a caption"):
-        prompts.real_clips_of(captioned, np.arange(10), 4, settings(tmp_path, length=9))
 
 
 def test_a_dream_does_not_depend_on_its_batch(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Clips of a dataset with the answers of their captions, and a probe that learns from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from prompting.probe import Probe, ProbeTraining, train_probe
+from prompting.questions import Questions, answers_of, numbered
+from worldflow.data.episodes import EpisodeDataset
+from worldflow.data.windows import ClipSampler
+from worldflow.errors import DataError
+from worldflow.world_model import WorldModel
+
+
+def real_clips_of(
+    dataset: EpisodeDataset,
+    episodes: np.ndarray,
+    count: int | None,
+    length: int,
+    questions: Questions,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clips (B, T, H, W, 3) from anywhere in episodes, and the answers of their captions (B, Q).
+
+    Args:
+        dataset: with captions.
+        episodes: to cut from.
+        count: B; None: one clip of each episode.
+        length: T; shorter episodes are left out.
+        questions: what is answered.
+        seed: of the choice.
+
+    Raises:
+        DataError: no episode is long enough and has a caption that answers something.
+    """
+    told = [answers_of(caption or "", questions) for caption in dataset.captions]
+    usable = [i for i in episodes.tolist() if told[i] and dataset.lengths[i] >= length]
+    if not usable:
+        raise DataError(
+            f"{dataset.folder}: no episode has {length} frames and a caption that answers one of "
+            f"the questions {list(questions)}"
+        )
+    rng = np.random.default_rng(seed)
+    if count is None:
+        picks = [ClipSampler(dataset.lengths, [i], length).sample(1, rng)[0] for i in usable]
+    else:
+        picks = ClipSampler(dataset.lengths, usable, length).sample(count, rng)
+    frames = np.stack([dataset.read(i, start, start + length).frames for i, start in picks])
+    return frames, numbered([told[i] for i, _ in picks], questions)
+
+
+def through_codec(world: WorldModel, clips: np.ndarray) -> np.ndarray:
+    """Clips as the world's codec renders them."""
+    return np.stack([world.reconstruct(torch.from_numpy(clip)).numpy() for clip in clips])
+
+
+def learned_probe(
+    world: WorldModel,
+    dataset: EpisodeDataset,
+    episodes: np.ndarray,
+    length: int,
+    questions: Questions,
+    training: ProbeTraining,
+    seed: int,
+) -> Probe:
+    """A probe of clips of `length` frames of these episodes, real and through the world's codec.
+
+    Raises:
+        DataError: no episode is long enough and has a caption that answers something.
+    """
+    clips, labels = real_clips_of(dataset, episodes, training.clips, length, questions, seed)
+    return train_probe([clips, through_codec(world, clips)], labels, questions, training, seed)
