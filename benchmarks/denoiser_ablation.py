@@ -38,7 +38,7 @@ from worldflow.evaluation.score_matching import EXACT, cut, examine
 from worldflow.evaluation.simulate import chunks
 from worldflow.evaluation.ssim import ssim
 from worldflow.storage import load_world
-from worldflow.training.flow_gradients import SCORE_LIMIT
+from worldflow.training.losses import SCORE_LIMIT
 from worldflow.world_model import WorldModel
 
 CODEC, MATCHED, ALONE = "codec only", "flow-score matching", "decoder alone"

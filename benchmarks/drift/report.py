@@ -106,7 +106,7 @@ def accuracy_rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for name, found in {**figures["dreamers"], **figures["bounds"]}.items():
         times = found.get("step_ms", {})
-        row = {"": name}
+        row = {"": f"{name}, {found['precision']}" if "precision" in found else name}
         row |= {f"ms a step, {n} rows": f"{times[n]:.1f}" if n in times else "" for n in sizes}
         row |= {f"PSNR at {step}, dB": _interval(e, 1) for step, e in found["psnr"].items()}
         row["agreement of actions"] = _interval(found.get("agreement"), 2)

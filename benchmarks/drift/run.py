@@ -23,9 +23,7 @@ from drift.measure import (
     step_milliseconds,
 )
 from drift.settings import FREE, Horizon
-from drift.statistics import (
-    Frames,
-)
+from drift.statistics import Frames
 from drift.store import Measured, measured
 from worldflow.compiled import open_world
 from worldflow.data.episodes import EpisodeDataset
@@ -97,9 +95,8 @@ class Measurement:
                 f"{settings.diffusion} held out other episodes ({world.spec.held_out}) than "
                 f"{settings.world} ({ours.held_out}); train it again with world={settings.world}"
             )
-        precision = settings.precision
-        facts = {**training, "parameters": world.parameter_count, "precision": precision}
-        return DiffusionDreamer(world.to(device), precision), facts
+        facts = {**training, "parameters": world.parameter_count, "precision": settings.precision}
+        return DiffusionDreamer(world.to(device), settings.precision), facts
 
     @property
     def real_lengths(self) -> np.ndarray:

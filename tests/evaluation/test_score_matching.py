@@ -13,7 +13,7 @@ from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.score_matching import EXACT, cut, explained, score_figures
 from worldflow.evaluation.simulate import clip_noise
 from worldflow.testing import tiny_world
-from worldflow.training.flow_gradients import SCORE_LIMIT
+from worldflow.training.losses import SCORE_LIMIT
 from worldflow.world_model import WorldModel
 
 SIZE = 32

@@ -12,7 +12,7 @@ from training_runs import tiny_pretraining, write_dataset
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.errors import ConfigError
+from worldflow.errors import ConfigError, DataError
 from worldflow.storage import load_world
 from worldflow.training.denoiser_stage import DenoiserStage
 from worldflow.training.engine import Engine
@@ -132,9 +132,72 @@ def test_only_denoiser_and_heads_are_trained(data: Path, base: Path, tmp_path: P
 
 def denoiser_stage(data: Path, base: Path, folder: Path, **flow: object) -> DenoiserStage:
     dataset, world = EpisodeDataset(data), load_world(base)
-    episodes, index = LatentEpisodes(world.codec, dataset, folder), np.arange(len(dataset))
+    episodes = LatentEpisodes(world.codec, dataset, folder)
     config = FlowTraining(part="denoiser", clip=6, **flow)
-    return DenoiserStage(world, config, episodes, dataset, index, index[:2], 0, Engine(), folder)
+    train, held_out = np.array([4, 1, 2]), np.array([0, 3])
+    return DenoiserStage(world, config, episodes, dataset, train, held_out, 0, Engine(), folder)
+
+
+def test_frames_have_numbers(data: Path, base: Path, tmp_path: Path) -> None:
+    stage = denoiser_stage(data, base, tmp_path)
+    frames, picks = stage.frames, [(1, 3), (4, 0), (2, 5), (1, 0)]
+    numbers, batch = frames.numbers(picks, 6), stage.episodes.batch(picks, 6)
+    found = torch.from_numpy(np.array(frames.latents[numbers], np.float32))
+    difference = (found - batch.latents).abs().amax((2, 3))[batch.valid]
+    assert difference.max() < 0.01  # kept in half precision
+    episodes, places = frames.places(numbers[:, 2])
+    assert episodes.tolist() == [1, 4, 2, 1] and places.tolist() == [5, 2, 7, 2]
+
+
+def test_pasts_are_of_the_noise_that_is_kept(data: Path, base: Path, tmp_path: Path) -> None:
+    """Across the border of a clip too: read again from the kept noisy frames they are the same."""
+    stage = denoiser_stage(data, base, tmp_path, action_dropout=0.5)
+    world, frames, lengths = stage.world, stage.frames, EpisodeDataset(data).lengths
+    for episode in (4, 1, 2):
+        assert lengths[episode] > 6  # of more than one clip
+        numbers = frames.numbers([(episode, 0)], int(lengths[episode]))
+        past, noisy, condition = tensors(
+            frames.past[numbers], frames.noisy[numbers], frames.condition[numbers]
+        )
+        with torch.no_grad():
+            again = world.flow.global_block.past_of(world.flow.hidden(noisy), condition)
+        assert world.config.flow.global_block.past.depth == 1  # a clip has all that it reads
+        assert (again - past).abs().max() < 0.05  # kept in half precision
+
+
+def test_the_losses_are_those_of_clips_from_anywhere(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a clip across the border of two that were read, and of one that ends early."""
+    stage = denoiser_stage(data, base, tmp_path, head_weight=0.5)
+    world, picks, clip = stage.world, [(1, 2), (4, 6)], 6
+    monkeypatch.setattr(stage, "picks", lambda step: picks)
+    figures = stage.update(0)
+    sums = dict.fromkeys(figures, 0.0)
+    frames = later = 0
+    for (episode, start), count in zip(picks, (6, 2), strict=True):
+        numbers = stage.frames.numbers([(episode, start)], count)
+        past, noisy, condition = tensors(
+            stage.frames.past[numbers], stage.frames.noisy[numbers], stage.frames.condition[numbers]
+        )
+        condition[:, 0] = world.conditioning.initial(1)
+        target = stage.score(noisy.clone(), past)
+        with torch.no_grad():
+            prediction, features = world.denoiser(noisy, condition)
+            rewards, ends = world.reward_head(features), world.termination_head(features)
+        steps = EpisodeDataset(data).steps_of(episode)
+        for t in range(count):
+            sums["denoiser"] += float((prediction - target)[0, t].square().mean())
+            if t > 0:
+                reward = torch.tensor(steps.rewards[start + t])
+                end = torch.tensor(bool(steps.terminated[start + t]))
+                sums["reward"] += float(world.reward_head.loss(rewards[0, t], reward))
+                sums["termination"] += float(world.termination_head.loss(ends[0, t], end))
+        frames, later = frames + count, later + count - 1
+    for name, value in figures.items():
+        expected = sums[name] / (frames if name == "denoiser" else later)
+        assert float(value) == pytest.approx(expected, rel=1e-3)
+    assert clip == stage.config.clip
 
 
 def test_the_denoisers_target_is_the_score_of_each_frame_given_its_past(
@@ -143,7 +206,7 @@ def test_the_denoisers_target_is_the_score_of_each_frame_given_its_past(
     """By autograd through the whole flow, of one frame's likelihood at a time."""
     stage = denoiser_stage(data, base, tmp_path, action_dropout=0.0)
     world, clip = stage.world, 6
-    rows = stage.frames.rows([(2, 0)], clip)
+    rows = stage.frames.numbers([(2, 0)], clip)
     past, noisy = tensors(stage.frames.past[rows], stage.frames.noisy[rows])
     found = stage.score(noisy, past)
     actions = torch.from_numpy(stage.episodes.actions[2][None, :clip])
@@ -171,10 +234,12 @@ def test_the_denoisers_error_falls(data: Path, base: Path, tmp_path: Path) -> No
 def test_clips_of_rare_frames_have_them(data: Path, base: Path, tmp_path: Path) -> None:
     stage = denoiser_stage(data, base, tmp_path, batch=64, rare=1.0)
     rare = set(stage.rare.tolist())
-    for pick in stage._picks(0):
-        assert rare & set(stage.frames.rows([pick], stage.config.clip)[0].tolist())
-    late = stage._picks(stage.config.steps - 1)
-    assert any(not rare & set(stage.frames.rows([p], stage.config.clip)[0].tolist()) for p in late)
+    for pick in stage.picks(0):
+        assert rare & set(stage.frames.numbers([pick], stage.config.clip)[0].tolist())
+    late = stage.picks(stage.config.steps - 1)
+    assert any(
+        not rare & set(stage.frames.numbers([p], stage.config.clip)[0].tolist()) for p in late
+    )
 
 
 @pytest.mark.parametrize("kind", [WithinStage, DenoiserStage])
@@ -187,6 +252,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 ) -> None:
     name = "within" if kind is WithinStage else "denoiser"
     config = part(name, data, base, tmp_path / "whole", rare=0.5)
+    config = replace(config, training=replace(config.training, ema=0.9))
     whole = (main(config) / "world.safetensors").read_bytes()
     update, killed = kind.update, replace(config, out=str(tmp_path / "killed"))
 
@@ -202,6 +268,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     moved = replace(killed, resume=killed.out, out=str(tmp_path / "moved"))  # pasts are read anew
     assert (main(moved) / "world.safetensors").read_bytes() == whole
     assert (main(killed) / "world.safetensors").read_bytes() == whole
+    (tmp_path / "killed" / "rare.json").unlink()
+    with pytest.raises(DataError, match=r"rare\.json is missing or of other pasts"):
+        main(killed)
 
 
 def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: Path) -> None:
@@ -222,6 +291,10 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
     denoiser = replace(ahead.world.denoiser, lookahead=1)
     with pytest.raises(ConfigError, match=r"needs world\.denoiser\.lookahead=0"):
         main(replace(ahead, world=replace(ahead.world, denoiser=denoiser)))
+    odd = part("denoiser", data, base, tmp_path / "f")
+    wide = replace(odd.world, flow=replace(odd.world.flow, window=2))
+    with pytest.raises(ConfigError, match=r"is built otherwise \(flow\.window\)"):
+        main(replace(odd, world=wide))
     other = tmp_path / "other"
     write_dataset(other, ActionSpec("discrete", n=4))
     with pytest.raises(ConfigError, match=r"would leave conditioning\.table\.weight untrained"):

@@ -58,11 +58,11 @@ def stage(tmp_path: Path) -> JointStage:
 def plain_objective(stage: JointStage, world: WorldModel, step: int) -> tuple[Tensor, Tensor]:
     """The bound with the weighted error, in nats a dimension of the pixels, and the flow's NLL."""
     work, codec = stage._prepare(step), world.codec.train()
-    valid = work.steps["valid"]
+    valid = work.steps.valid
     frames, pixels = work.frames, to_float(work.frames)
     latents = torch.stack([codec.encode(pixels.flatten(0, 1))])[0].reshape(work.noise.shape)
     noise = world.config.sigma * work.noise
-    condition = world.conditioning(work.steps["actions"], work.steps["known"])
+    condition = world.conditioning(work.steps.actions, work.steps.known)
     flow = (world.flow(latents + noise, condition).log_prob * valid).sum()
     given = (codec.log_prob(frames, latents + noise) * valid).sum()
     level = work.level[:, None, None, None]
@@ -80,7 +80,7 @@ def test_the_gradients_are_those_of_the_objective(stage: JointStage) -> None:
     """Though the flow's part of them is computed once, for its weights, encoder and denoiser."""
     worlds = [copy.deepcopy(stage.world) for _ in range(2)]
     # the first update with a clip that reaches beyond its episode
-    step = next(k for k in range(20) if not stage._prepare(k).steps["valid"].all())
+    step = next(k for k in range(20) if not stage._prepare(k).steps.valid.all())
     stage.update(step)
     whole, _ = plain_objective(stage, worlds[0], step)
     whole.backward()

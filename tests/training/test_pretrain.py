@@ -31,7 +31,7 @@ from worldflow.testing import tiny_config
 from worldflow.training.batches import Batch
 from worldflow.training.checkpoint import Progress, read_progress
 from worldflow.training.codec_stage import CodecStage, CodecTraining
-from worldflow.training.flow_gradients import SCORE_LIMIT
+from worldflow.training.losses import SCORE_LIMIT
 from worldflow.training.flow_stage import FlowStage, FlowTraining
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import (

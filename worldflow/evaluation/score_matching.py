@@ -19,7 +19,7 @@ from worldflow.denoiser import tweedie
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.metrics import Estimate, bootstrap
 from worldflow.evaluation.simulate import chunks, clip_noise
-from worldflow.training.flow_gradients import SCORE_LIMIT
+from worldflow.training.losses import SCORE_LIMIT
 from worldflow.world_model import WorldModel
 
 PIECE_FRAMES = 20

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from worldflow.randomness import normal, uniform
 from worldflow.training.batches import Batch
 from worldflow.training.engine import Engine
-from worldflow.training.losses import DenoiserLoss, FlowLoss, on_device
+from worldflow.training.losses import (
+    DenoiserLoss,
+    FlowLoss,
+    mean_losses,
+    on_device,
+    score_of,
+)
 from worldflow.world_model import WorldModel
-
-# What the score estimates is a standard normal number (the noise on a latent over sigma). Values
-# beyond this are errors of a half-trained flow, rare but large enough to drown all others.
-SCORE_LIMIT = 4.0
 
 
 @dataclass
@@ -91,14 +93,10 @@ class FlowGradients:
         # the engine averages gradients over ranks; what is wanted is their sum
         (ranks.size * nll).backward()
         assert noisy.grad is not None
-        score = (sigma * latents / ranks.size * noisy.grad).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+        score = score_of(latents / ranks.size * noisy.grad, sigma)
         with self._engine.autocast():
             sums = self._denoiser_loss(noisy.detach(), score, batch)
-        losses = {
-            n: s / (counts.frames if n == "denoiser" else counts.later) for n, s in sums.items()
-        }
-        weight = {name: 1.0 if name == "denoiser" else self._head_weight for name in losses}
-        total = sum(weight[name] * loss for name, loss in losses.items())
+        losses, total = mean_losses(sums, counts.frames, counts.later, self._head_weight)
         (ranks.size * total).backward()
         figures = {"nll": nll.detach(), **{name: loss.detach() for name, loss in losses.items()}}
         return figures, noisy.grad

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.metadata import write_atomically
 from worldflow.data.windows import ClipSampler
-from worldflow.errors import ConfigError
+from worldflow.errors import ConfigError, DataError
 from worldflow.training.distributed import Ranks
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
@@ -26,7 +26,7 @@ from worldflow.training.initial import HEADS, OUTCOMES
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.logger import RunLogger
 from worldflow.training.past_features import PastFeatures, tensors
-from worldflow.training.resume import RARE
+from worldflow.training.resume import CHECKPOINT, RARE
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig
 
@@ -56,6 +56,12 @@ class FrozenPastStage(ABC):
 
     Attributes:
         measured: what is measured and saved, see `Engine.measured`.
+        clips: of the training episodes.
+        frames: of the training episodes, with their pasts.
+        rare: numbers of those that are rare.
+
+    Raises:
+        DataError: the run goes on, and which frames were rare is not known any more.
     """
 
     name = "flow"
@@ -128,6 +134,11 @@ class FrozenPastStage(ABC):
             kept = json.loads(path.read_text())
             if kept["key"] == self.frames.key:
                 return np.array(kept["frames"])
+        if (path.parent / CHECKPOINT).exists():
+            raise DataError(
+                f"{path} is missing or of other pasts, so the run in {path.parent} cannot go on to "
+                "the same result; begin anew with another out="
+            )
         found = self._least_likely()
         write_atomically(path, json.dumps({"key": self.frames.key, "frames": found}).encode())
         return np.array(found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+from worldflow.config import flatten
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError
 from worldflow.storage import load_world
@@ -71,13 +72,22 @@ def start_from(world: WorldModel, path: str) -> list[str]:
     missing = [n for n in new if n not in old and not n.startswith(fresh)]
     odd = [n for n in old if n not in new and not n.startswith(REPLACEABLE)]
     odd += [n for n in old if n in new and old[n].shape != new[n].shape]
-    if missing or odd or earlier.config.sigma != world.config.sigma:
+    odd += _changed(earlier.config, world.config)
+    if missing or odd:
         raise ConfigError(
-            f"the world {path} is built otherwise ({', '.join((missing + odd)[:3]) or 'sigma'}); "
-            "give its settings: world=... as in its config.yaml"
+            f"the world {path} is built otherwise ({', '.join((missing + odd)[:3])}); give its "
+            "settings: world=... as in its config.yaml"
         )
     world.load_state_dict({**new, **{name: old[name] for name in old if name in new}})
     return [name for name in new if name not in old]
+
+
+def _changed(before: WorldConfig, after: WorldConfig) -> list[str]:
+    """Settings in which the same weights would mean something else."""
+    old, new = flatten(asdict(before)), flatten(asdict(after))
+    free = ("context", "heads.", "flow.sampler.", "flow.global_block.outcomes")
+    changed = (name for name in old | new if old.get(name) != new.get(name))
+    return [name for name in changed if not name.startswith(free)]
 
 
 def _encoder(world: WorldModel) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ from worldflow.data.frames import to_float
 from worldflow.training.batches import Batch, Steps
 from worldflow.world_model import WorldModel
 
+# What the score estimates is a standard normal number (the noise on a latent over sigma). Values
+# beyond this are errors of a half-trained flow, rare but large enough to drown all others.
+SCORE_LIMIT = 4.0
 Clips = TypeVar("Clips", bound=Steps)
 
 
@@ -75,6 +79,27 @@ class DenoiserLoss(nn.Module):
             losses = self.termination_head.loss(logits, batch.terminated)
             sums["termination"] = (losses * later).sum()
         return sums
+
+
+def score_of(gradient: Tensor, sigma: float) -> Tensor:
+    """What the denoiser learns, sigma * d(-log p)/d(y~), from the gradient of the NLL in nats."""
+    return (sigma * gradient).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+
+
+def mean_losses(
+    sums: Mapping[str, Tensor], frames: Tensor | int, later: Tensor | int, head_weight: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The losses of denoiser and heads, and their weighted sum.
+
+    Args:
+        sums: of `DenoiserLoss`.
+        frames: that the denoiser's is a sum of.
+        later: frames with a past, that the heads' are sums of.
+        head_weight: of the heads' losses beside the denoiser's.
+    """
+    losses = {n: s / (frames if n == "denoiser" else later) for n, s in sums.items()}
+    weighted = [x if n == "denoiser" else head_weight * x for n, x in losses.items()]
+    return losses, torch.stack(weighted).sum()
 
 
 class JointCodecLoss(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldflow.data.metadata import write_atomically
+from worldflow.data.windows import load_clips
 from worldflow.training.batches import Episodes
 from worldflow.training.flow_gradients import clip_noise, some_text
 from worldflow.training.latent_file import check_room
@@ -25,6 +26,7 @@ from worldflow.training.loop import row_generators
 from worldflow.world_model import WorldModel
 
 CLIPS = 16  # read at once
+VERSION = 2  # of what the file holds
 
 
 class PastFeatures:
@@ -41,9 +43,9 @@ class PastFeatures:
         lengths: frames of each episode of the dataset.
         clip: frames that are read at once; the first W of a clip, but for an episode's beginning,
             are a past only.
-        dropout: shares of the clips whose actions, and whose captions, are hidden. Like the noise
-            on the latents of the past, it is drawn once for all of training.
-        seed: of the noise on the latents of the past.
+        dropout: shares of the episodes whose actions, and whose captions, are hidden. Like the
+            noise on the latents of an episode, that is drawn once for all of training.
+        seed: of noise and dropout.
         folder: where the file lies, or is written.
 
     Attributes:
@@ -51,7 +53,7 @@ class PastFeatures:
         past: (F, N, width) float16, mapped, of the frames of `indices` one episode after another;
             and so are the others.
         latents: (F, N, C).
-        noisy: (F, N, C); the past of a clip's first W frames had other noise.
+        noisy: (F, N, C), as in the pasts of later frames.
         condition: (F, D).
     """
 
@@ -67,8 +69,8 @@ class PastFeatures:
         seed: int,
         folder: Path,
     ) -> None:
-        self._world, self._episodes, self._seed = world, episodes, seed
-        self._clip, self._dropout = clip, dropout
+        self._world, self._episodes, self._seed, self._dropout = world, episodes, seed, dropout
+        self._lengths, self._clip = lengths, clip
         self._cuts = list(_cuts(indices, lengths, clip, world.config.flow.window))
         self._indices = np.asarray(indices)
         self._ends = np.cumsum(lengths[indices])
@@ -96,7 +98,7 @@ class PastFeatures:
         """F."""
         return len(self.past)
 
-    def rows(self, picks: list[tuple[int, int]], clip: int) -> np.ndarray:
+    def numbers(self, picks: list[tuple[int, int]], clip: int) -> np.ndarray:
         """Numbers (B, T) of the frames of clips; beyond an episode's end that of its last frame.
 
         Args:
@@ -106,33 +108,39 @@ class PastFeatures:
         episodes, starts = (np.array(values) for values in zip(*picks, strict=True))
         order = np.argsort(self._indices)
         place = order[np.searchsorted(self._indices, episodes, sorter=order)]
-        rows = (self._begins[place] + starts)[:, None] + np.arange(clip)
-        return np.minimum(rows, self._ends[place, None] - 1)
+        numbers = (self._begins[place] + starts)[:, None] + np.arange(clip)
+        return np.minimum(numbers, self._ends[place, None] - 1)
 
-    def picks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Episodes (B,) and frames (B,) of the frames numbered `rows` (B,)."""
-        place = np.searchsorted(self._ends, rows, side="right")
-        return self._indices[place], rows - self._begins[place]
+    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes (B,) and frames in them (B,) of the frames numbered `numbers` (B,)."""
+        place = np.searchsorted(self._ends, numbers, side="right")
+        return self._indices[place], numbers - self._begins[place]
+
+    def text(self, episodes: list[int]) -> Tensor:
+        """The captions of episodes as they are shown, (B, W): zeros where they are hidden."""
+        texts = []
+        for episode in episodes:
+            own = torch.from_numpy(self._episodes.text[[episode]])
+            texts.append(some_text(self._streams(episode)[1:], own, self._dropout[1]))
+        return torch.cat(texts)
 
     @torch.no_grad()
     def _write(self, file: np.memmap) -> None:
-        world, device = self._world, next(self._world.parameters()).device
-        block, shape, row = world.flow.global_block, (world.tokens, world.channels), 0
-        bar = tqdm(range(0, len(self._cuts), CLIPS), desc="read pasts", unit="batch")
-        for start in bar:
+        world, device, row = self._world, next(self._world.parameters()).device, 0
+        for start in tqdm(range(0, len(self._cuts), CLIPS), desc="read pasts", unit="batch"):
             cuts = self._cuts[start : start + CLIPS]
-            batch = self._episodes.batch(
-                [(index, begin) for index, begin, _, _ in cuts], self._clip
-            )
-            generators = row_generators(self._seed, "past", start, range(len(cuts)))
-            actions, captions = self._dropout
-            noise, known = clip_noise(generators, (self._clip, *shape), batch.known, actions)
-            text = some_text(generators, batch.text, captions)
-            noisy = (batch.latents + world.config.sigma * noise).to(device)
+            clips = [(index, begin) for index, begin, _, _ in cuts]
+            batch = self._episodes.batch(clips, self._clip)
+            drawn = {index: self._drawn(index) for index, _ in clips}
+            noise, _ = load_clips({i: each[0] for i, each in drawn.items()}, clips, self._clip)
+            hidden = torch.tensor([drawn[index][1] for index, _ in clips])
+            noisy = (batch.latents + world.config.sigma * torch.from_numpy(noise)).to(device)
+            known = batch.known & ~hidden[:, None]
+            text = self.text([index for index, _ in clips])
             condition = world.conditioning(
                 batch.actions.to(device), known.to(device), text.to(device)
             )
-            past = block.past_of(world.flow.hidden(noisy), condition)
+            past = world.flow.global_block.past_of(world.flow.hidden(noisy), condition)
             parts = (past, batch.latents, noisy, condition)
             found = torch.cat([part.cpu().flatten(2) for part in parts], dim=-1).half().numpy()
             for clip, (_, begin, first, stop) in zip(found, cuts, strict=True):
@@ -140,10 +148,22 @@ class PastFeatures:
                 row += stop - first
         file.flush()
 
+    def _streams(self, episode: int) -> list[torch.Generator | None]:
+        """The random streams of an episode: of noise and actions, and of its caption."""
+        return row_generators(self._seed, "past", episode, range(2))
+
+    def _drawn(self, episode: int) -> tuple[np.ndarray, bool]:
+        """The noise on an episode's latents, (T, N, C), and whether its actions are hidden."""
+        shape = (int(self._lengths[episode]), self._world.tokens, self._world.channels)
+        shown = torch.ones(1, 1, dtype=torch.bool)
+        stream = self._streams(episode)[:1]
+        noise, known = clip_noise(stream, shape, shown, self._dropout[0])
+        return noise[0].numpy(), not bool(known)
+
     def _key(self, latents_key: str, indices: np.ndarray) -> str:
         world = self._world
         window, sigma = world.config.flow.window, world.config.sigma
-        cut = (self._clip, window, self._dropout, self._seed, sigma)
+        cut = (VERSION, self._clip, window, self._dropout, self._seed, sigma)
         digest = hashlib.sha256(f"{latents_key} {cut} {indices.tolist()}".encode())
         digest.update(np.ascontiguousarray(self._episodes.text).tobytes())
         block = world.flow.global_block

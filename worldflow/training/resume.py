@@ -16,7 +16,7 @@ from worldflow.training.checkpoint import Progress, read_progress
 from worldflow.training.logger import METRICS, TENSORBOARD, VIDEOS
 
 SETTINGS, CHECKPOINT = "run.json", "checkpoint.safetensors"
-RARE = "rare.json"  # which frames are rare, see `worldflow.training.within_stage`
+RARE = "rare.json"  # which frames are rare, see `worldflow.training.frozen_past`
 
 
 def fetch(source: Path, folder: Path) -> None:
@@ -35,12 +35,7 @@ def fetch(source: Path, folder: Path) -> None:
     for name in (TENSORBOARD, VIDEOS):  # the report shows them
         if (source / name).is_dir():
             shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    for name in (
-        METRICS,
-        SETTINGS,
-        RARE,
-        CHECKPOINT,
-    ):  # the checkpoint last: with it the copy is whole
+    for name in (METRICS, SETTINGS, RARE, CHECKPOINT):  # the last one makes the copy whole
         if (source / name).is_file():
             write_atomically(folder / name, (source / name).read_bytes())
 
@@ -67,6 +62,7 @@ def start_or_continue(
     path, fingerprint = folder / SETTINGS, json.dumps(settings, sort_keys=True)
     checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():
+        (folder / RARE).unlink(missing_ok=True)  # of a run that began with other weights
         write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
         return Progress(stage, 0, 0.0, fingerprint, dict(setup))
     progress = read_progress(checkpoint)
