@@ -7,6 +7,9 @@ which fill the frame. Real frames, the same through the codec, single steps drea
 past of each, and dreams under random actions, sticky with 0.5 as the data's should be; of all, the
 frames from the end of a dream's context on. An onset, the moment of a hit, is a frame with more
 than 10% after one with less than 5%; that of a single step comes after the real frame.
+
+A second table has how often episodes end, by how long they have lasted: in the game monsters come
+one after another.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,6 +36,7 @@ from worldflow.world_model import WorldModel
 
 SIZES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)  # shares of a frame
 CALM, HIT = 0.05, 0.1
+AGES = (0, 20, 40, 80, 120, 160, 240, 330)  # steps since an episode began
 RED, GREEN = 200, 150
 
 
@@ -128,18 +133,49 @@ def row(name: str, shares: np.ndarray, before: np.ndarray) -> dict[str, Any]:
     return {"frames": name, "count": len(found), **sizes, "onsets": onsets}
 
 
-def dreamed(dream: Imagination, settings: Fireballs) -> np.ndarray:
-    """Bright shares of all frames of dreams under random play, (rows, steps)."""
+def dreamed(dream: Imagination, settings: Fireballs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Dreams under random play.
+
+    Returns:
+        of all frames, (rows, steps): bright shares; how many steps after the beginning of an
+        episode; whether it ended.
+    """
     rng, rows = np.random.default_rng(settings.seed), settings.rows
     dream.reset(np.ones(rows, dtype=bool), [settings.seed + row for row in range(rows)])
-    actions, shares = rng.integers(0, 2, rows), []
+    actions, age = rng.integers(0, 2, rows), np.zeros(rows, np.int64)
+    shares, ages, ends = [], [], []
     for _ in range(settings.steps):
         again = rng.random(rows) < 0.5
         actions = np.where(again, actions, rng.integers(0, 2, rows))
-        shares.append(bright(dream.step(actions).observations))
+        made = dream.step(actions)
+        shares.append(bright(made.observations))
+        ages.append(age + dream.world.config.context)  # the given frames are the first ones
+        ends.append(made.terminated)
+        age = np.where(dream.needs_reset, 0, age + 1)
         if dream.needs_reset.any():
             dream.reset(dream.needs_reset)
-    return np.stack(shares, axis=1)
+    return np.stack(shares, axis=1), np.stack(ages, axis=1), np.stack(ends, axis=1)
+
+
+def ends_by_age(name: str, ages: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
+    """The table's row: share of the steps at each age that end the episode; None: no such step.
+
+    Args:
+        name: of the row.
+        ages: of steps, any shape.
+        ends: whether each ended its episode.
+    """
+    found: dict[str, Any] = {"episodes": name, "steps": int(ages.size), "all": float(ends.mean())}
+    for low, high in pairwise(AGES):
+        at = (ages >= low) & (ages < high)
+        found[f"{low} to {high - 1}"] = float(ends[at].mean()) if at.any() else None
+    return found
+
+
+def real_ends(dataset: EpisodeDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Ages of all steps of a dataset, and whether each ended its episode."""
+    every = [dataset.steps_of(index).terminated[1:] for index in range(len(dataset))]
+    return np.concatenate([1 + np.arange(len(one)) for one in every]), np.concatenate(every)
 
 
 def main() -> None:
@@ -166,7 +202,8 @@ def main() -> None:
         for i in groups
     ]
     single = np.concatenate([_filled(shares, length - first) for shares in singles])
-    free = dreamed(Imagination(world, settings.rows, 522, settings.temperature), settings)
+    dream = Imagination(world, settings.rows, 522, settings.temperature)
+    free, ages, ends = dreamed(dream, settings)
     rows = [
         row("real", real[:, first:], before),
         row("codec", coded[:, first:], coded[:, first - 1 : -1]),
@@ -175,7 +212,12 @@ def main() -> None:
         row(f"dream at {settings.temperature:g}", free[:, 1:], free[:, :-1]),
     ]
     print_table("Frames by their share of bright pixels", rows)
-    figures = {"settings": asdict(settings), "machine": machine(), "rows": rows}
+    hazards = [
+        ends_by_age("real", *real_ends(dataset)),
+        ends_by_age(f"dream at {settings.temperature:g}", ages, ends),
+    ]
+    print_table("Ends a step, by the age of the episode in steps", hazards)
+    figures = {"settings": asdict(settings), "machine": machine(), "rows": rows, "ends": hazards}
     write_figures(settings.out, figures)
 
 

@@ -31,7 +31,6 @@ from worldflow.testing import tiny_config
 from worldflow.training.batches import Batch
 from worldflow.training.checkpoint import Progress, read_progress
 from worldflow.training.codec_stage import CodecStage, CodecTraining
-from worldflow.training.losses import SCORE_LIMIT
 from worldflow.training.flow_stage import FlowStage, FlowTraining
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import (
@@ -42,7 +41,7 @@ from worldflow.training.loop import (
     run_stage,
     step_generators,
 )
-from worldflow.training.losses import DenoiserLoss
+from worldflow.training.losses import SCORE_LIMIT, DenoiserLoss
 from worldflow.training.pretrain import main
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldSpec
