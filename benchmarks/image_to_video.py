@@ -247,6 +247,7 @@ def report(figures: Mapping[str, Any], settings: ImageToVideo) -> None:
         "equal to the codec's, bit by bit": found["equal"],
         "largest difference, grey levels": found["largest_difference"],
         "PSNR against the image, dB [95%]": _decibels(found["psnr"]),
+        "of an env's first observation": _decibels(found["env_psnr"]),
     }
     print_table("The first frame shown, dreamed from one image at a time", [row])
     for judged in figures["identity"]:

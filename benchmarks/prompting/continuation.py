@@ -23,8 +23,10 @@ def first_frame(
 ) -> dict[str, int | Figure]:
     """How the first frame shown compares with the image, and with the codec's own rendering.
 
-    Each image is dreamed from by itself, as the command does it: in a batch of another size the
-    last bit of a sum, and so a grey level, may be another.
+    `worldflow generate` shows given frames as the codec renders them; an env with `initial_frames`
+    shows what it goes on from, which is noisy and denoised. Each image is dreamed from by itself,
+    as the command does it: in a batch of another size the last bit of a sum, and so a grey level,
+    may be another.
 
     Args:
         world: whose codec renders each image again, outside the dream.
@@ -34,14 +36,19 @@ def first_frame(
 
     Returns:
         JSON-able: `images`; how many are `equal` to the codec's rendering, bit by bit;
-        `largest_difference` from it (grey levels); `psnr` against the image (dB, an interval).
+        `largest_difference` from it (grey levels); `psnr` against the image (dB, an interval), and
+        `env_psnr`, of an env's first observation.
     """
-    shown, codec = [], []
+    shown, codec, observed = [], [], []
     for image, stream in zip(images, np.random.SeedSequence(seed).spawn(len(images)), strict=True):
         request = request_from(world, image[None], 2, temperature)
+        state = world.initial_state(request.frames, request.actions[:, :1], generator_of(stream))
+        observed.append(world.decode(state.latents)[0].numpy())
         shown.append(dream_video(world, request, [generator_of(stream)]).frames[0, 0].numpy())
         codec.append(world.reconstruct(torch.from_numpy(image[None]))[0].numpy())
-    return compared(images, np.stack(shown), np.stack(codec), seed)
+    error = squared_error(np.stack(observed), images)
+    env = {"env_psnr": decibels_of(error, seed)}
+    return compared(images, np.stack(shown), np.stack(codec), seed) | env
 
 
 def compared(
