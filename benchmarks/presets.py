@@ -137,8 +137,15 @@ class Passes:
         latents, noise = (torch.randn(shape, generator=generator) for _ in range(2))
         yes = torch.ones(1, clip, dtype=torch.bool)
         actions = torch.zeros(1, clip, dtype=torch.int64)
-        none = torch.zeros(1, 0)
-        batch = Batch(latents, actions, yes, torch.zeros(1, clip), ~yes, yes, none)
+        batch = Batch(
+            latents=latents,
+            actions=actions,
+            known=yes,
+            rewards=torch.zeros(1, clip),
+            terminated=~yes,
+            valid=yes,
+            text=torch.zeros(1, 0),
+        )
         self._piece = Piece(batch, noise)
         self._counts = Counts(clip, max(clip - 1, 1))
         self.trained = [p for p in self.world.parameters() if p.requires_grad]

@@ -13,7 +13,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import Arrays, load_clips
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Steps:
     """What is recorded of clips of B rows and T frames beside the frames.
 
@@ -34,7 +34,7 @@ class Steps:
     text: Tensor
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Batch(Steps):
     """Clips of B rows and T frames.
 
