@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from prompting.continuation import first_frame, motion_of, psnr_of
 from prompting.given import Given, dream_from, read_given, through_noise, was_learned
 from prompting.probe import Probe, ProbeTraining, probe_answers
 from prompting.questions import QUESTIONS, UNASKED, check_questions
-from timing import machine, note, print_table, read_settings, write_figures
+from timing import measure_into, note, print_table, read_settings
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, WorldflowError
@@ -290,13 +290,7 @@ def main() -> None:
     try:
         settings = read_settings(ImageToVideo)
         folder = Path(settings.out)
-        if (folder / REPORT).exists():
-            raise ConfigError(f"{folder} holds such a report; choose another out=")
-        folder.mkdir(parents=True, exist_ok=True)
-        print(", ".join(f"{key} {value}" for key, value in machine().items()))
-        figures = measure(settings, folder)
-        figures = {"machine": machine(), "settings": asdict(settings), **figures}
-        write_figures(str(folder / REPORT), figures)
+        measure_into(folder, REPORT, settings, lambda: measure(settings, folder))
     except WorldflowError as error:
         sys.exit(f"benchmarks/image_to_video.py: {error}")
 

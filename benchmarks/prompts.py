@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from prompting.questions import (
     check_questions,
     numbered,
 )
-from timing import machine, note, print_table, read_settings, write_figures
+from timing import measure_into, note, print_table, read_settings
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, WorldflowError
@@ -250,13 +250,7 @@ def main() -> None:
     try:
         settings = read_settings(Prompts)
         folder = Path(settings.out)
-        if (folder / REPORT).exists():
-            raise ConfigError(f"{folder} holds such a report; choose another out=")
-        folder.mkdir(parents=True, exist_ok=True)
-        print(", ".join(f"{key} {value}" for key, value in machine().items()))
-        figures = measure(settings, folder)
-        figures = {"machine": machine(), "settings": asdict(settings), **figures}
-        write_figures(str(folder / REPORT), figures)
+        measure_into(folder, REPORT, settings, lambda: measure(settings, folder))
     except WorldflowError as error:
         sys.exit(f"benchmarks/prompts.py: {error}")
 

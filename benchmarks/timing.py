@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +54,29 @@ def write_figures(out: str, figures: Mapping[str, Any]) -> None:
     if out:
         text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
         write_atomically(Path(out), text.encode())
+
+
+def measure_into(
+    folder: Path, report: str, settings: Any, measure: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Say on what machine, measure, and write all figures to a file of a folder.
+
+    Args:
+        folder: made if there is none.
+        report: name of the file.
+        settings: a dataclass.
+        measure: gives the figures; may write other files to the folder.
+
+    Raises:
+        ConfigError: the folder holds such a file.
+    """
+    if (folder / report).exists():
+        raise ConfigError(f"{folder} holds such a report; choose another out=")
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = machine()
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    figures = {"machine": facts, "settings": asdict(settings), **measure()}
+    write_figures(str(folder / report), figures)
 
 
 def machine() -> dict[str, Any]:

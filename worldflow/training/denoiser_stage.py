@@ -63,8 +63,7 @@ class DenoiserStage(FrozenPastStage):
         rng, _ = step_generators(self.seed, self.name, step)
         count = self.config.batch
         picks = self.clips.sample(count, rng)
-        rare = rng.random(count) < self.rare_share(step)
-        drawn = self.rare[rng.integers(max(len(self.rare), 1), size=int(rare.sum()))]
+        rare, drawn = self.draw_rare(rng, count, step)
         episodes, frames = self.frames.places(drawn)
         starts = (frames - rng.integers(self.config.clip, size=len(drawn))).clip(min=0)
         for row, pick in zip(rare.nonzero()[0], zip(episodes, starts, strict=True), strict=True):

@@ -113,9 +113,22 @@ class FrozenPastStage(ABC):
         """Measure on held-out clips, see `FlowValidation`."""
         self._validation.measure(self.measured, step, logger)
 
-    def rare_share(self, step: int) -> float:
-        """Of the samples of an update that are drawn from the rare frames."""
-        return self.config.rare * (1.0 - step / self.config.steps)
+    def draw_rare(
+        self, rng: np.random.Generator, count: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which samples of an update are drawn for a rare frame, and for which.
+
+        Args:
+            rng: of the update.
+            count: of its samples, B.
+            step: number of the update.
+
+        Returns:
+            (B,) bool, and the numbers of as many rare frames as it is true.
+        """
+        chosen = rng.random(count) < self.config.rare * (1.0 - step / self.config.steps)
+        picks = rng.integers(max(len(self.rare), 1), size=int(chosen.sum()))
+        return chosen, self.rare[picks]
 
     def log_prob(self, index: np.ndarray, generator: torch.Generator) -> Tensor:
         """log p(y~_t | past) of frames (B,) under new noise, nats."""

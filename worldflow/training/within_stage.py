@@ -30,8 +30,8 @@ class WithinStage(FrozenPastStage):
         rng, generator = step_generators(self.seed, self.name, step)
         count = self.config.frames
         index = rng.integers(len(self.frames), size=count)
-        rare = rng.random(count) < self.rare_share(step)
-        index[rare] = self.rare[rng.integers(max(len(self.rare), 1), size=int(rare.sum()))]
+        rare, drawn = self.draw_rare(rng, count, step)
+        index[rare] = drawn
         with self.engine.autocast():
             nll = -self.log_prob(index, generator).mean() / self.world.dimensions
         nll.backward()
