@@ -32,17 +32,17 @@ def one_pass(world: WorldModel, rows: int, seed: int) -> Callable[[], Tensor]:
     def run() -> Tensor:
         # what this writes into the cache's current slot, the next call writes again
         past, (*affines, affine) = state.flow, state.flow.affines
-        features = flow.global_block.read_past(past.hidden, condition, past.cache)
+        known = flow.global_block.read_past(past.hidden, condition, past.cache)
         chance = flow.draw_chance(generator, noise)
-        known = (features,) if chance is None else (features, chance)
-        x = flow.global_block.affine(affine.to_data(noise), *known).to_data(noise)
+        chances = () if chance is None else (chance,)
+        x = flow.global_block.affine(affine.to_data(noise), known, *chances).to_data(noise)
         for block, affine in zip(reversed(blocks), reversed(affines), strict=True):
             x = block(affine.to_data(x)).to_data(x)
         score, features, _ = world.denoiser.step(x, condition, state.denoiser)
         if world.reward_head is not None:
             world.reward_head.mean(world.reward_head(features))
         if world.termination_head is not None:
-            world.termination_head.probability(world.termination_head(features))
+            world.termination_head.probability(world.termination_head(features, known))
         return world.codec.decode_frames(tweedie(x, score, world.config.sigma))
 
     return run

@@ -193,7 +193,12 @@ def test_impossible_sizes_are_refused(make: Callable[[], object]) -> None:
 
 
 def test_termination_head() -> None:
-    head = TerminationHead(2, 3, 4)
+    head = TerminationHead(2, (3, 5), 4, "frame")
+    frame, past = torch.randn(6, 2, 3), torch.randn(6, 2, 5)
+    assert torch.equal(head(frame, past), head(frame, 0 * past)) and head(frame, past).std() > 0
+    hazard = TerminationHead(2, (3, 5), 4, "past")
+    assert torch.equal(hazard(frame, past), hazard(0 * frame, past))
+    assert hazard(frame, past).std() > 0
     logits = torch.tensor([0.0, 20.0])
     torch.testing.assert_close(head.probability(logits), torch.tensor([0.5, 1.0]))
     loss = head.loss(logits, torch.tensor([True, True]))

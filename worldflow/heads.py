@@ -1,4 +1,8 @@
-"""Reward and termination, read from the denoiser's features of the frame they arrive with."""
+"""Reward and termination, read from the denoiser's features of the frame they arrive with.
+
+Termination may be read from the flow's features of the past instead: then it is drawn beside the
+frame and not from it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldflow.errors import ConfigError
+
 REWARD_BINS = 41
+FRAME, PAST = "frame", "past"
 
 
 @dataclass
@@ -18,14 +25,25 @@ class HeadsConfig:
 
     Attributes:
         hidden: width of each head's hidden layer.
+        termination_reads: "frame": what is seen of the frame decides whether it is the last.
+            "past": the end is a hazard of the past and the action. For games whose frames do not
+            show what ends them, or show it in so few frames that the flow draws them too rarely:
+            the hazard is right on average over the frames that can follow, whichever is drawn.
         reward: whether rewards are predicted; null: pretraining decides, by whether the data have
             them.
         termination: the same of terminations.
     """
 
     hidden: int = 128
+    termination_reads: str = FRAME
     reward: bool | None = True
     termination: bool | None = True
+
+    def __post_init__(self) -> None:
+        if self.termination_reads not in (FRAME, PAST):
+            raise ConfigError(
+                f"heads.termination_reads is {self.termination_reads!r}; use {FRAME} or {PAST}"
+            )
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -83,14 +101,28 @@ class RewardHead(nn.Module):
 
 
 class TerminationHead(nn.Module):
-    """The probability that the episode ends with this frame."""
+    """The probability that the episode ends with this frame.
 
-    def __init__(self, tokens: int, width: int, hidden: int) -> None:
+    Args:
+        tokens: N.
+        widths: of the features of the frame and of its past.
+        hidden: width of the hidden layer.
+        reads: which of them it reads, see `HeadsConfig`.
+    """
+
+    def __init__(self, tokens: int, widths: tuple[int, int], hidden: int, reads: str) -> None:
         super().__init__()
-        self.trunk = _trunk(tokens, width, hidden, 1)
+        self.reads_past = reads == PAST
+        self.trunk = _trunk(tokens, widths[self.reads_past], hidden, 1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """features (..., N, width) to logits (...)."""
+    def forward(self, frame: Tensor, past: Tensor) -> Tensor:
+        """Logits (...).
+
+        Args:
+            frame: the denoiser's features of the frame, (..., N, width).
+            past: the flow's of what came before, see `GlobalBlock.forward`.
+        """
+        features = past if self.reads_past else frame
         return self.trunk(rearrange(features, "... n d -> ... (n d)")).squeeze(-1)
 
     def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:

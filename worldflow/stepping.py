@@ -131,7 +131,8 @@ def dream_frame(
     if world.reward_head is not None:
         reward = world.reward_head.mean(world.reward_head(features))
     if world.termination_head is not None:
-        probability = world.termination_head.probability(world.termination_head(features))
+        ends = world.termination_head(features, drawn.scored.features)
+        probability = world.termination_head.probability(ends)
         terminated = uniform(generator, batch, like=probability) < probability
     prediction = Prediction(
         **vars(dreamed_scores(world, drawn.scored)),

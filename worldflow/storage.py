@@ -22,6 +22,7 @@ from worldflow.actions import ActionSpec
 from worldflow.calibration import REMEDY, UNCALIBRATED, Calibration
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import MissingHeadError, WorldflowError, WorldFormatError
+from worldflow.heads import FRAME
 from worldflow.text.spec import TextSpec
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec
@@ -182,9 +183,13 @@ def _read_config(path: Path) -> tuple[WorldConfig, WorldSpec]:
             "written by another version of worldflow"
         )
     try:
-        block = raw["world"]["flow"]["global_block"]
-        if isinstance(block, dict):
-            block.setdefault("outcomes", 1)  # worlds of before do not say
+        # worlds of before do not say
+        for part, name, value in (
+            (raw["world"]["flow"]["global_block"], "outcomes", 1),
+            (raw["world"]["heads"], "termination_reads", FRAME),
+        ):
+            if isinstance(part, dict):
+                part.setdefault(name, value)
         merged = OmegaConf.merge(OmegaConf.structured(WorldConfig), raw["world"])
         config = OmegaConf.to_object(merged)
         assert isinstance(config, WorldConfig)

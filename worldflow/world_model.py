@@ -57,8 +57,11 @@ class WorldModel(nn.Module):
             if heads.reward
             else None
         )
+        widths = features, self.flow.global_block.features
         self.termination_head = (
-            TerminationHead(self.tokens, features, heads.hidden) if heads.termination else None
+            TerminationHead(self.tokens, widths, heads.hidden, heads.termination_reads)
+            if heads.termination
+            else None
         )
         # input features outermost in memory: with the few rows of a step, CPUs then multiply in
         # two thirds of the time
@@ -75,6 +78,12 @@ class WorldModel(nn.Module):
     def frame_shape(self) -> tuple[int, int, int]:
         """(H, W, 3)."""
         return self.spec.frame_shape
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """Those it has."""
+        heads = (self.reward_head, self.termination_head)
+        return [head for head in heads if head is not None]
 
     @property
     def dimensions(self) -> int:

@@ -207,6 +207,18 @@ def test_merging_with_hidden_or_shared_actions(tmp_path: Path) -> None:
     assert np.array_equal(shared.read(1).actions, second.read(0).actions)
 
 
+def test_several_recordings_of_one_game_are_of_that_game(tmp_path: Path) -> None:
+    folders = []
+    for seed in (1, 2):
+        out = str(tmp_path / f"{seed}")
+        settings = CollectConfig(SourceConfig("worldflow/Catch-v0"), 5, seed, out, progress=False)
+        folders.append(str(collect(settings).folder))
+    one = merge(MergeConfig(str(tmp_path / "one"), folders, actions="shared", progress=False))
+    assert one.metadata.source["env_id"] == "worldflow/Catch-v0"
+    apart = merge(MergeConfig(str(tmp_path / "apart"), folders, progress=False))
+    assert len(apart.metadata.source["merged"]) == 2  # as their actions were numbered anew
+
+
 def test_own_captions_go_into_templates(tmp_path: Path) -> None:
     folders = [str(dataset(tmp_path / name, "left").folder) for name in "ab"]
     templates = ["a: {caption}", "b"]

@@ -18,7 +18,9 @@ from worldflow.training.denoiser_stage import DenoiserStage
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.frozen_past import FrozenPastStage
+from worldflow.training.heads_stage import HeadsStage
 from worldflow.training.latents import LatentEpisodes
+from worldflow.training.losses import DenoiserLoss, FlowLoss
 from worldflow.training.past_features import PastFeatures, _cuts, tensors
 from worldflow.training.pretrain import PretrainConfig, main
 from worldflow.training.within_stage import WithinStage
@@ -130,12 +132,58 @@ def test_only_denoiser_and_heads_are_trained(data: Path, base: Path, tmp_path: P
     assert {name.split(".")[0] for name in moved} == parts and after.keys() == before.keys()
 
 
-def denoiser_stage(data: Path, base: Path, folder: Path, **flow: object) -> DenoiserStage:
+def hazard(
+    data: Path, base: Path, out: Path, learning_rate: float = 1e-3, **flow: object
+) -> PretrainConfig:
+    """Training of the heads, of which that of termination reads the past."""
+    config = part("heads", data, base, out, learning_rate=learning_rate, **flow)
+    heads = replace(config.world.heads, termination_reads="past")
+    return replace(config, world=replace(config.world, heads=heads))
+
+
+def test_only_heads_are_trained(data: Path, base: Path, tmp_path: Path) -> None:
+    before = load_world(base)
+    after = load_world(main(hazard(data, base, tmp_path, rare=0.5)))
+    old, new = before.state_dict(), after.state_dict()
+    moved = {name for name in old if old[name].shape != new[name].shape}
+    assert moved == {"termination_head.trunk.0.weight"}  # it reads something else now
+    moved |= {n for n in old if n not in moved and not torch.equal(old[n], new[n])}
+    assert {name.split(".")[0] for name in moved} == {"reward_head", "termination_head"}
+    assert after.config.heads.termination_reads == "past" and old.keys() == new.keys()
+
+
+def test_a_hazard_is_learned_from_kept_pasts_as_from_clips(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the stage is that of `FlowStage` on the same frames, under the same noise."""
+    base = main(hazard(data, base, tmp_path / "run"))
+    stage = frozen_stage(HeadsStage, data, base, tmp_path, head_weight=0.5, action_dropout=0.0)
+    world, frames, picks, clip = stage.world, stage.frames, [(1, 0), (4, 0)], 6
+    monkeypatch.setattr(stage, "picks", lambda step: picks)
+    found = stage.update(0)
+    noisy = torch.stack([next(tensors(frames.noisy[frames.numbers([p], clip)[0]])) for p in picks])
+    batch = stage.episodes.batch(picks, clip)
+    with torch.no_grad():
+        nll, past = FlowLoss(world)(noisy, batch)
+        sums = DenoiserLoss(world)(noisy, past, torch.zeros_like(noisy), batch)
+    assert nll.isfinite()
+    for name in ("reward", "termination"):
+        expected = float(sums[name] / batch.valid[:, 1:].sum())
+        assert found[name].item() == pytest.approx(expected, rel=0.01)  # kept in half precision
+
+
+def frozen_stage(
+    kind: type[DenoiserStage], data: Path, base: Path, folder: Path, **flow: object
+) -> DenoiserStage:
     dataset, world = EpisodeDataset(data), load_world(base)
     episodes = LatentEpisodes(world.codec, dataset, folder)
-    config = FlowTraining(part="denoiser", clip=6, **flow)
+    config = FlowTraining(part="denoiser" if kind is DenoiserStage else "heads", clip=6, **flow)
     train, held_out = np.array([4, 1, 2]), np.array([0, 3])
-    return DenoiserStage(world, config, episodes, dataset, train, held_out, 0, Engine(), folder)
+    return kind(world, config, episodes, dataset, train, held_out, 0, Engine(), folder)
+
+
+def denoiser_stage(data: Path, base: Path, folder: Path, **flow: object) -> DenoiserStage:
+    return frozen_stage(DenoiserStage, data, base, folder, **flow)
 
 
 def test_frames_have_numbers(data: Path, base: Path, tmp_path: Path) -> None:
@@ -184,7 +232,9 @@ def test_the_losses_are_those_of_clips_from_anywhere(
         target = stage.score(noisy.clone(), past)
         with torch.no_grad():
             prediction, features = world.denoiser(noisy, condition)
-            rewards, ends = world.reward_head(features), world.termination_head(features)
+            known = world.flow.global_block.project_past(past)
+            rewards = world.reward_head(features)
+            ends = world.termination_head(features, known[None])
         steps = EpisodeDataset(data).steps_of(episode)
         for t in range(count):
             sums["denoiser"] += float((prediction - target)[0, t].square().mean())
@@ -242,15 +292,15 @@ def test_clips_of_rare_frames_have_them(data: Path, base: Path, tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("kind", [WithinStage, DenoiserStage])
+@pytest.mark.parametrize("kind", [WithinStage, DenoiserStage, HeadsStage])
 def test_a_killed_run_goes_on_to_the_same_bits(
     data: Path,
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    kind: type[WithinStage] | type[DenoiserStage],
+    kind: type[FrozenPastStage],
 ) -> None:
-    name = "within" if kind is WithinStage else "denoiser"
+    name = {WithinStage: "within", DenoiserStage: "denoiser", HeadsStage: "heads"}[kind]
     config = part(name, data, base, tmp_path / "whole", rare=0.5)
     config = replace(config, training=replace(config.training, ema=0.9))
     whole = (main(config) / "world.safetensors").read_bytes()
@@ -277,7 +327,9 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
     config = within(data, base, tmp_path)
     with pytest.raises(ConfigError, match="give it with from="):
         main(replace(config, initial_world=None))
-    with pytest.raises(ConfigError, match=r"part is 'inside'; use one of all, within, denoiser"):
+    with pytest.raises(
+        ConfigError, match=r"part is 'inside'; use one of all, within, denoiser, heads"
+    ):
         FlowTraining(part="inside")
     with pytest.raises(ConfigError, match=r"0 with training\.flow\.part=all"):
         FlowTraining(rare=0.1)

@@ -272,13 +272,14 @@ def test_padding_and_first_frames_do_not_train_the_heads(stage: FlowStage) -> No
     batch = stage.episodes.batch(stage.train.sample(4, np.random.default_rng(0)), 10)
     assert batch.valid.sum(1).tolist() == [8] * 4
     noisy = batch.latents + 0.1
-    before = DenoiserLoss(stage.world)(noisy, torch.zeros_like(noisy), batch)
+    past = noisy.new_zeros(*noisy.shape[:3], stage.world.flow.global_block.features)
+    before = DenoiserLoss(stage.world)(noisy, past, torch.zeros_like(noisy), batch)
     batch.rewards[:, 0] = batch.rewards[:, 8:] = 0.77
     batch.terminated[:, 0] = batch.terminated[:, 8:] = True
-    after = DenoiserLoss(stage.world)(noisy, torch.zeros_like(noisy), batch)
+    after = DenoiserLoss(stage.world)(noisy, past, torch.zeros_like(noisy), batch)
     assert before["reward"] == after["reward"] and before["termination"] == after["termination"]
     batch.rewards[:, 1] = 0.77
-    assert DenoiserLoss(stage.world)(noisy, noisy, batch)["reward"] != before["reward"]
+    assert DenoiserLoss(stage.world)(noisy, past, noisy, batch)["reward"] != before["reward"]
 
 
 def test_wrong_actions_are_wrong() -> None:

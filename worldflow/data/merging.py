@@ -148,9 +148,11 @@ def _metadata(
         }
         for meta, offset in zip(every, offsets, strict=True)
     ]
+    # one game, played several times, is still a game
+    one_game = config.actions == "shared" and all(m.source == every[0].source for m in every)
     lossy = sorted({meta.lossy for meta in every if meta.lossy is not None})
     return DatasetMetadata(
-        source={"merged": parts},
+        source=every[0].source if one_game else {"merged": parts},
         action_spec=spec,
         frame_shape=every[0].frame_shape,
         fps=config.fps or rates[0],

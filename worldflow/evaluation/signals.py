@@ -36,7 +36,8 @@ def head_predictions(
             rewards.append(world.reward_head.mean(world.reward_head(features)))
         if world.termination_head is not None:
             head = world.termination_head
-            probabilities.append(head.probability(head(features)))
+            past = world.flow(noisy, condition).features
+            probabilities.append(head.probability(head(features, past)))
     joined = [torch.cat(p).cpu().numpy() if p else None for p in (rewards, probabilities)]
     return joined[0], joined[1]
 

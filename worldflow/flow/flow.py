@@ -220,6 +220,7 @@ class Flow(nn.Module):
             log_prob=scored.log_prob.sum(dim=-1) - _log_scale(affines, hidden),
             log_scale=_log_scale(maps, hidden) - scored.log_weight.sum(dim=-1),
             token_log_scale=_token_log_scale(maps, hidden) - scored.log_weight,
+            features=features,
         )
         return out, scored.affine
 

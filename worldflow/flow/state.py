@@ -25,12 +25,15 @@ class FlowOutput(NamedTuple):
             number a frame. With the entropy of the standard normal it estimates that of the
             prediction (of outcomes and frame, where a token has several).
         token_log_scale: the same for each token of the frame, (..., N).
+        features: what was known before the frame was made, as `GlobalBlock.forward` gives it,
+            (..., N, width).
     """
 
     noise: Tensor
     log_prob: Tensor
     log_scale: Tensor
     token_log_scale: Tensor
+    features: Tensor
 
 
 class FlowSample(NamedTuple):

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from worldflow.training.batches import Steps
 from worldflow.training.frozen_past import FrozenPastStage
 from worldflow.training.loop import step_generators
 from worldflow.training.losses import DenoiserLoss, mean_losses, on_device, score_of
 from worldflow.training.past_features import tensors
+
+
+@dataclass(frozen=True)
+class KeptClips:
+    """Clips of an update, as they are kept: under the noise that their pasts were read with.
+
+    Attributes:
+        past: features (B, T, N, width of the past).
+        noisy: (B, T, N, C).
+        condition: (B, T, D); without an action in the first frame.
+        steps: what is recorded of them.
+    """
+
+    past: Tensor
+    noisy: Tensor
+    condition: Tensor
+    steps: Steps
+
+    def mean_losses(
+        self, sums: dict[str, Tensor], head_weight: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """See `mean_losses`."""
+        later = self.steps.valid[:, 1:].sum().clamp(min=1)
+        return mean_losses(sums, self.steps.valid.sum(), later, head_weight)
 
 
 class DenoiserStage(FrozenPastStage):
@@ -24,9 +51,7 @@ class DenoiserStage(FrozenPastStage):
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
-        world = self.world
-        heads = (world.reward_head, world.termination_head)
-        return [world.denoiser, *(head for head in heads if head is not None)]
+        return [self.world.denoiser, *self.world.heads]
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Gradients of the denoiser's error and of the heads' losses.
@@ -34,6 +59,18 @@ class DenoiserStage(FrozenPastStage):
         Returns:
             the losses.
         """
+        clips, world = self.kept(step), self.world
+        target = self.score(clips.noisy, clips.past)
+        known = world.flow.global_block.project_past(clips.past)
+        with self.engine.autocast():
+            loss = DenoiserLoss(world)
+            sums = loss.under(clips.condition, clips.noisy, known, target, clips.steps)
+        losses, total = clips.mean_losses(sums, self.config.head_weight)
+        total.backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def kept(self, step: int) -> KeptClips:
+        """The clips of an update."""
         frames, device = self.frames, self.engine.ranks.device
         picks = self.picks(step)
         index = frames.numbers(picks, self.config.clip)
@@ -42,13 +79,7 @@ class DenoiserStage(FrozenPastStage):
         text = frames.text([episode for episode, _ in picks]).to(device)
         condition[:, 0] = self.world.conditioning.initial(len(picks), text)
         steps = on_device(self.episodes.steps(picks, self.config.clip), device)
-        target = self.score(noisy, past)
-        with self.engine.autocast():
-            sums = DenoiserLoss(self.world).under(condition, noisy, target, steps)
-        later = steps.valid[:, 1:].sum().clamp(min=1)
-        losses, total = mean_losses(sums, steps.valid.sum(), later, self.config.head_weight)
-        total.backward()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return KeptClips(past, noisy, condition, steps)
 
     def score(self, noisy: Tensor, past: Tensor) -> Tensor:
         """sigma * d(-log p(y~_t | past))/d(y~_t) of clips: noisy (B, T, N, C), past likewise."""

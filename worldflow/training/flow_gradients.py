@@ -71,8 +71,7 @@ class FlowGradients:
     def modules(self) -> list[nn.Module]:
         """All but the codec."""
         world = self._world
-        heads = [h for h in (world.reward_head, world.termination_head) if h is not None]
-        return [world.conditioning, world.flow, world.denoiser, *heads]
+        return [world.conditioning, world.flow, world.denoiser, *world.heads]
 
     def backward(self, piece: Piece, counts: Counts) -> tuple[dict[str, Tensor], Tensor]:
         """Add the gradients of the flow's NLL, of the denoiser's error and of the heads' losses.
@@ -89,13 +88,14 @@ class FlowGradients:
         noisy = (batch.latents + sigma * piece.noise.to(ranks.device)).requires_grad_()
         latents = counts.frames * self._world.dimensions
         with self._engine.autocast():
-            nll = self._flow_loss(noisy, batch) / latents
+            total_nll, past = self._flow_loss(noisy, batch)
+            nll = total_nll / latents
         # the engine averages gradients over ranks; what is wanted is their sum
         (ranks.size * nll).backward()
         assert noisy.grad is not None
         score = score_of(latents / ranks.size * noisy.grad, sigma)
         with self._engine.autocast():
-            sums = self._denoiser_loss(noisy.detach(), score, batch)
+            sums = self._denoiser_loss(noisy.detach(), past, score, batch)
         losses, total = mean_losses(sums, counts.frames, counts.later, self._head_weight)
         (ranks.size * total).backward()
         figures = {"nll": nll.detach(), **{name: loss.detach() for name, loss in losses.items()}}

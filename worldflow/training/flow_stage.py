@@ -30,6 +30,7 @@ PARTS = {
     "all": "flow, denoiser and heads",
     "within": "the maps within a frame",
     "denoiser": "the denoiser and the heads",
+    "heads": "the heads",
 }
 
 
@@ -52,8 +53,8 @@ class FlowTraining(StageConfig):
         text_dropout: share of the clips whose caption is hidden, likewise, independently of the
             actions: guidance needs it.
         part: "all", or a part of a world that was given with `from=`, whose past stays as it is,
-            see `worldflow.training.frozen_past`: "within", the maps within a frame, or "denoiser",
-            the denoiser and the heads.
+            see `worldflow.training.frozen_past`: "within", the maps within a frame, "denoiser", the
+            denoiser and the heads, or "heads", these alone.
         rare: of such a part: share of what an update sees that is drawn from the least likely
             frames, at the start; it falls to none.
         accumulate: pieces in which each rank computes its part of a batch, one after the other:

@@ -13,6 +13,7 @@ from worldflow.data.windows import ClipSampler
 from worldflow.evaluation.pixel_bits import pixel_bits
 from worldflow.evaluation.strips import strip
 from worldflow.evaluation.video import beside
+from worldflow.flow.state import FlowOutput
 from worldflow.training.batches import Batch, Episodes, read_frames
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import step_generators
@@ -61,7 +62,8 @@ class FlowValidation:
         batch, wrong = on_device(batch, device), wrong.to(device)
         noisy = batch.latents + world.config.sigma * noise
 
-        nll = self._nll(world, noisy, batch.actions, batch.known, batch.text)
+        out = self._score(world, noisy, batch.actions, batch.known, batch.text)
+        nll = -out.log_prob / world.dimensions
         figures = {"held_out_nll": _mean(nll, batch.valid)}
         frames = read_frames(self._dataset, picks, self._clips.clip).to(device)
         bits = pixel_bits(world, frames, noisy, -world.dimensions * nll)["total"]
@@ -78,7 +80,7 @@ class FlowValidation:
         if told.any():
             under_others = self._nll(world, noisy, batch.actions, batch.known, foreign)
             figures["held_out_text_gap"] = _mean(under_others, told) - _mean(nll, told)
-        figures |= self._denoiser_and_heads(world, noisy, noise, batch)
+        figures |= self._denoiser_and_heads(world, noisy, out.features, noise, batch)
         logger.scalars(step, figures)
         self._show(world, picks, batch, step, logger)
 
@@ -86,13 +88,17 @@ class FlowValidation:
         self, world: WorldModel, noisy: Tensor, actions: Tensor, known: Tensor, text: Tensor
     ) -> Tensor:
         """Nats a latent of each frame, (B, T)."""
-        out = world.flow(noisy, world.conditioning(actions, known, text))
-        return -out.log_prob / world.dimensions
+        return -self._score(world, noisy, actions, known, text).log_prob / world.dimensions
+
+    def _score(
+        self, world: WorldModel, noisy: Tensor, actions: Tensor, known: Tensor, text: Tensor
+    ) -> FlowOutput:
+        return world.flow(noisy, world.conditioning(actions, known, text))
 
     def _denoiser_and_heads(
-        self, world: WorldModel, noisy: Tensor, noise: Tensor, batch: Batch
+        self, world: WorldModel, noisy: Tensor, past: Tensor, noise: Tensor, batch: Batch
     ) -> dict[str, float]:
-        sums = DenoiserLoss(world)(noisy, noise, batch)
+        sums = DenoiserLoss(world)(noisy, past, noise, batch)
         frames, later = batch.valid.sum(), batch.valid[:, 1:].sum().clamp(min=1)
         # what is left of the noise after denoising: sigma * (prediction - noise)
         figures = {"held_out_denoiser": world.config.sigma**2 * sums.pop("denoiser") / frames}

@@ -33,7 +33,7 @@ from worldflow.world_spec import WorldConfig
 RAREST = 0.02  # share of the frames that are rare: the least likely ones at the start
 SCORED = 512  # frames at once
 # what each part may find untrained, as it trains it
-TRAINED_BY = {"within": (OUTCOMES,), "denoiser": HEADS}
+TRAINED_BY = {"within": (OUTCOMES,), "denoiser": HEADS, "heads": HEADS}
 
 
 class FrozenPastStage(ABC):

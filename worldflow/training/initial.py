@@ -44,7 +44,8 @@ def start_from(world: WorldModel, path: str) -> list[str]:
 
     The embedding of actions is made anew if the actions are of another kind (a world of action-free
     video has none), that of text if another encoder gave it, and so is a head that it had not, or
-    of other rewards. A world of plain frames may be given several outcomes.
+    of other rewards, or read from something else. A world of plain frames may be given several
+    outcomes.
 
     Returns:
         the names of what was made anew.
@@ -57,6 +58,8 @@ def start_from(world: WorldModel, path: str) -> list[str]:
     old, new = earlier.state_dict(), world.state_dict()
     if earlier.spec.reward_range != world.spec.reward_range:
         old = {name: value for name, value in old.items() if not name.startswith("reward_head.")}
+    if earlier.config.heads.termination_reads != world.config.heads.termination_reads:
+        old = {n: value for n, value in old.items() if not n.startswith("termination_head.")}
     if earlier.action_spec != world.action_spec:
         kept = ("conditioning.null", "conditioning.mlp.", "conditioning.text_")
         old = {

@@ -32,10 +32,15 @@ class FlowLoss(nn.Module):
         super().__init__()
         self.conditioning, self.flow = world.conditioning, world.flow
 
-    def forward(self, noisy: Tensor, batch: Batch) -> Tensor:
-        """The sum over valid frames of noisy latents (B, T, N, C)."""
+    def forward(self, noisy: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of noisy latents (B, T, N, C).
+
+        Returns:
+            the sum over valid frames, and what was known of each before it was made,
+            (B, T, N, width), for heads: they do not teach the flow.
+        """
         out = self.flow(noisy, self.conditioning(batch.actions, batch.known, batch.text))
-        return -(out.log_prob * batch.valid).sum()
+        return -(out.log_prob * batch.valid).sum(), out.features.detach()
 
 
 class DenoiserLoss(nn.Module):
@@ -46,11 +51,14 @@ class DenoiserLoss(nn.Module):
         self.conditioning, self.denoiser = world.conditioning, world.denoiser
         self.reward_head, self.termination_head = world.reward_head, world.termination_head
 
-    def forward(self, noisy: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, noisy: Tensor, past: Tensor, target: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
         """Sums over valid frames.
 
         Args:
             noisy: (B, T, N, C).
+            past: what the flow knows of each before it is made, (B, T, N, width).
             target: what the denoiser shall predict, (B, T, N, C).
             batch: everything else.
 
@@ -59,15 +67,19 @@ class DenoiserLoss(nn.Module):
             world has their heads, over the frames that have a past.
         """
         condition = self.conditioning(batch.actions, batch.known, batch.text)
-        return self.under(condition, noisy, target, batch)
+        return self.under(condition, noisy, past, target, batch)
 
     def under(
-        self, condition: Tensor, noisy: Tensor, target: Tensor, batch: Steps
+        self, condition: Tensor, noisy: Tensor, past: Tensor, target: Tensor, batch: Steps
     ) -> dict[str, Tensor]:
         """The same where the condition (B, T, D) of the frames is known already."""
         prediction, features = self.denoiser(noisy, condition)
         error = (prediction - target).square().mean(dim=(2, 3))
-        sums = {"denoiser": (error * batch.valid).sum()}
+        return {"denoiser": (error * batch.valid).sum(), **self.heads(features, past, batch)}
+
+    def heads(self, features: Tensor, past: Tensor, batch: Steps) -> dict[str, Tensor]:
+        """The heads' sums, from the denoiser's features of the frames and the flow's of pasts."""
+        sums = {}
         # the first frame of a clip has no past to read a reward or an end from
         later = batch.valid.clone()
         later[:, 0] = False
@@ -75,7 +87,7 @@ class DenoiserLoss(nn.Module):
             logits = self.reward_head(features)
             sums["reward"] = (self.reward_head.loss(logits, batch.rewards) * later).sum()
         if self.termination_head is not None:
-            logits = self.termination_head(features)
+            logits = self.termination_head(features, past)
             losses = self.termination_head.loss(logits, batch.terminated)
             sums["termination"] = (losses * later).sum()
         return sums

@@ -16,6 +16,7 @@ from worldflow.training.denoiser_stage import DenoiserStage
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowStage
 from worldflow.training.frozen_past import FrozenPastStage
+from worldflow.training.heads_stage import HeadsStage
 from worldflow.training.joint_stage import JointStage
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.loop import run_stage
@@ -91,7 +92,8 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     if training.flow.part == "all":
         flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
     else:
-        kind = {"within": WithinStage, "denoiser": DenoiserStage}[training.flow.part]
+        kinds = {"within": WithinStage, "denoiser": DenoiserStage, "heads": HeadsStage}
+        kind = kinds[training.flow.part]
         flow_stage = kind(world, training.flow, episodes, dataset, *split, seed, engine, folder)
     progress = run_stage(flow_stage, world, folder, progress, every, engine)
     return Trained(flow_stage.measured, progress)
