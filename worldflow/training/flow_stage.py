@@ -23,15 +23,9 @@ from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import STREAMS, StageConfig, row_generators
 from worldflow.training.order import EpochOrder
+from worldflow.training.parts import PARTS
 from worldflow.training.prefetch import Prefetch
 from worldflow.world_model import WorldModel
-
-PARTS = {
-    "all": "flow, denoiser and heads",
-    "within": "the maps within a frame",
-    "denoiser": "the denoiser and the heads",
-    "heads": "the heads",
-}
 
 
 def check_shares(where: str, action_dropout: float, text_dropout: float) -> None:

@@ -22,9 +22,9 @@ from worldflow.training.distributed import Ranks
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.flow_validation import FlowValidation
-from worldflow.training.initial import HEADS, OUTCOMES
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.logger import RunLogger
+from worldflow.training.parts import PARTS
 from worldflow.training.past_features import PastFeatures, tensors
 from worldflow.training.resume import CHECKPOINT, RARE
 from worldflow.world_model import WorldModel
@@ -32,8 +32,6 @@ from worldflow.world_spec import WorldConfig
 
 RAREST = 0.02  # share of the frames that are rare: the least likely ones at the start
 SCORED = 512  # frames at once
-# what each part may find untrained, as it trains it
-TRAINED_BY = {"within": (OUTCOMES,), "denoiser": HEADS, "heads": HEADS}
 
 
 class FrozenPastStage(ABC):
@@ -203,7 +201,7 @@ def check_untrained(part: str, fresh: list[str], earlier: str) -> None:
     Raises:
         ConfigError: a part of the world was not learned and would not be.
     """
-    left = [name for name in fresh if not name.startswith(TRAINED_BY[part])]
+    left = [name for name in fresh if not name.startswith(PARTS[part].learns)]
     if left:
         raise ConfigError(
             f"training.flow.part={part} would leave {left[0]} untrained, which {earlier} has not "

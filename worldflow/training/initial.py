@@ -25,18 +25,17 @@ def with_heads(config: WorldConfig, metadata: DatasetMetadata) -> WorldConfig:
         ConfigError: a head is asked for that the data cannot teach.
     """
     heads = config.heads
-    for name, recorded in (
-        ("reward", metadata.has_rewards),
-        ("termination", metadata.has_terminations),
-    ):
-        wanted = getattr(heads, name)
-        if wanted and not recorded:
-            raise ConfigError(
-                f"world.heads.{name}=true, but the data have no {name}s; use null or false"
-            )
-        if wanted is None:
-            heads = replace(heads, **{name: recorded})
-    return replace(config, heads=heads)
+    reward = _decided("reward", heads.reward, metadata.has_rewards)
+    termination = _decided("termination", heads.termination, metadata.has_terminations)
+    return replace(config, heads=replace(heads, reward=reward, termination=termination))
+
+
+def _decided(name: str, wanted: bool | None, recorded: bool) -> bool:
+    if wanted and not recorded:
+        raise ConfigError(
+            f"world.heads.{name}=true, but the data have no {name}s; use null or false"
+        )
+    return recorded if wanted is None else wanted
 
 
 def start_from(world: WorldModel, path: str) -> list[str]:

@@ -24,6 +24,12 @@ from worldflow.training.settings import TrainingConfig
 from worldflow.training.within_stage import WithinStage
 from worldflow.world_model import WorldModel
 
+PARTS_ALONE: dict[str, type[WithinStage] | type[DenoiserStage]] = {
+    "within": WithinStage,
+    "denoiser": DenoiserStage,
+    "heads": HeadsStage,
+}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -92,9 +98,9 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     if training.flow.part == "all":
         flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
     else:
-        kinds = {"within": WithinStage, "denoiser": DenoiserStage, "heads": HeadsStage}
-        kind = kinds[training.flow.part]
-        flow_stage = kind(world, training.flow, episodes, dataset, *split, seed, engine, folder)
+        flow_stage = PARTS_ALONE[training.flow.part](
+            world, training.flow, episodes, dataset, *split, seed, engine, folder
+        )
     progress = run_stage(flow_stage, world, folder, progress, every, engine)
     return Trained(flow_stage.measured, progress)
 

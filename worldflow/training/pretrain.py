@@ -24,10 +24,10 @@ from worldflow.training.checkpoint import Progress
 from worldflow.training.completion import starting_contexts
 from worldflow.training.distributed import Ranks, process_group
 from worldflow.training.engine import Engine
-from worldflow.training.flow_stage import PARTS
 from worldflow.training.frozen_past import check_frozen_past, check_untrained
 from worldflow.training.initial import start_from, with_heads
 from worldflow.training.modes import Run, train_in_two_stages, train_jointly
+from worldflow.training.parts import PARTS
 from worldflow.training.report import PAGE, write_run_report
 from worldflow.training.resume import CHECKPOINT, fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
@@ -267,7 +267,7 @@ def _summary(config: PretrainConfig, progress: Progress) -> str:
         else f"{codec}{training.flow.steps} updates of flow, denoiser and heads"
     )
     if training.flow.part != "all":
-        updates = f"{training.flow.steps} updates of {PARTS[training.flow.part]} alone"
+        updates = f"{training.flow.steps} updates of {PARTS[training.flow.part].about} alone"
     start = f", from `{Path(config.initial_world).name}`" if config.initial_world else ""
     minutes = f"{progress.seconds / 60:.0f} minutes"
     return f"Trained for {minutes}{start}: {updates}; seed {training.seed}."
