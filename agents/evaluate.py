@@ -24,7 +24,7 @@ from worldflow.agents.play import (
     play_episodes,
 )
 from worldflow.agents.reality import codec_eyes, make_real
-from worldflow.agents.saved import AgentCard, load_agent, world_digest
+from worldflow.agents.saved import AgentCard, knows_latents, load_agent, world_digest
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
 from worldflow.compiled import open_world
@@ -129,10 +129,10 @@ def check_world(card: AgentCard, agent: str, told: str | None) -> None:
     assert path is not None
     if card.world_sha256 in (None, world_digest(path)):
         return
-    if card.agent.observation == "latents":
+    if card.agent.observation == "latents" and not knows_latents(card, path):
         raise ConfigError(
-            f"the agent {agent} sees latents, which mean something in the world of its training "
-            f"only, and {path} is another one or has changed since: train the agent again"
+            f"the agent {agent} sees latents, which mean something under the codec of its training "
+            f"only, and that of {path} is another one or has changed since: train the agent again"
         )
     if told is None:
         raise ConfigError(

@@ -7,10 +7,9 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from gymnasium.spaces import Space
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import safe_open
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from yaml import YAMLError
@@ -37,6 +36,8 @@ class AgentCard:
         seed: seed of the training.
         steps: steps it was trained for.
         world_sha256: digest of the world's weights, see `world_digest`; None without a world.
+        latents_sha256: digest of what its latents mean, see `latents_digest`; None without a world,
+            and in cards of before.
         source: the real environment that it was trained in; None if that was the world.
         evaluation: how it was judged during the training.
         kept_steps: steps after which it had the weights that are in `agent.zip`; None while it
@@ -50,6 +51,7 @@ class AgentCard:
     seed: int = 0
     steps: int = 0
     world_sha256: str | None = None
+    latents_sha256: str | None = None
     source: SourceConfig | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     kept_steps: int | None = None
@@ -83,11 +85,12 @@ class AgentCard:
         if world.path is not None:
             path = absolute_world(world.path)
             card.world, card.world_sha256 = replace(world, path=path), world_digest(path)
+            card.latents_sha256 = latents_digest(path)
         if initial_agent is not None:
             initial = Path(initial_agent).resolve()
             if not (initial / WEIGHTS).is_file():
                 raise ConfigError(f"initial_agent={initial_agent} holds no finished agent")
-            card.initial_agent, card.initial_sha256 = str(initial), _sha256(initial / WEIGHTS)
+            card.initial_agent, card.initial_sha256 = str(initial), sha256(initial / WEIGHTS)
         return card
 
     def save(self, folder: Path) -> None:
@@ -121,8 +124,32 @@ def absolute_world(name: str) -> str:
 
 def world_digest(name: str) -> str:
     """SHA-256 of the weights of a world, which `load_world` must be able to load."""
+    return sha256(_weights(name))
+
+
+def latents_digest(name: str) -> str:
+    """SHA-256 of the codec of a world, in half precision, in which worlds ship."""
+    digest = hashlib.sha256()
+    with safe_open(_weights(name), "pt") as file:
+        for key in sorted(k for k in file.keys() if k.startswith("codec.")):  # noqa: SIM118
+            digest.update(key.encode())
+            digest.update(file.get_tensor(key).half().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def knows_latents(card: AgentCard, name: str) -> bool:
+    """Whether the latents of a world mean what they did where an agent was trained on some.
+
+    Training that leaves the codec as it is does not change them.
+    """
+    if card.world_sha256 == world_digest(name):
+        return True
+    return card.latents_sha256 is not None and card.latents_sha256 == latents_digest(name)
+
+
+def _weights(name: str) -> Path:
     folder = Path(name) if Path(name).is_dir() else SHIPPED / name
-    return _sha256(folder / WORLD_WEIGHTS)
+    return folder / WORLD_WEIGHTS
 
 
 def save_weights(model: BaseAlgorithm, path: Path) -> None:
@@ -167,49 +194,7 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[BaseAlgorithm,
     return load_weights(card.agent.algorithm, Path(folder) / WEIGHTS, device=device), card
 
 
-class Player:
-    """An agent that acts; a `worldflow.envs.policies.Agent`.
-
-    Args:
-        model: any algorithm of Stable-Baselines3 that sees colour frames.
-        path: the file it was loaded from.
-
-    Raises:
-        ConfigError: the agent sees something else.
-    """
-
-    def __init__(self, model: BaseAlgorithm, path: Path) -> None:
-        shape = model.observation_space.shape or ()
-        # Stable-Baselines3 turns images so that the channels come first, and takes them unturned.
-        if model.observation_space.dtype != np.uint8 or len(shape) != 3 or shape[0] % 3:
-            raise ConfigError(
-                f"{path} holds an agent that sees {model.observation_space}; it must see uint8 "
-                "colour frames, one or several stacked along the channels"
-            )
-        self.frame_stack = shape[0] // 3
-        self.frame_shape = (shape[1], shape[2], 3)
-        self.action_space: Space = model.action_space
-        self.sha256 = _sha256(path)
-        self._model = model
-
-    def act(self, stacked: np.ndarray) -> np.ndarray:
-        """The most probable action on (H, W, 3 * frame_stack) uint8."""
-        return self._model.predict(stacked, deterministic=True)[0]
-
-
-def load_player(path: str, algorithm: str | None = None) -> Player:
-    """An agent, on the CPU, from its folder, or from a `.zip` file of a known algorithm.
-
-    Raises:
-        ConfigError: there is no such agent, the algorithm is unknown, or it sees no colour frames.
-    """
-    if algorithm is None:
-        return Player(load_agent(path, device="cpu")[0], Path(path) / WEIGHTS)
-    if algorithm not in LOADABLE:
-        raise ConfigError(f"policy.algorithm is {algorithm!r}; use one of {', '.join(LOADABLE)}")
-    return Player(load_weights(algorithm, Path(path), device="cpu"), Path(path))
-
-
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from worldflow.errors import ConfigError
 
 # What makes an `Agent` of a path and an algorithm. By name, the only one of its kind in envs/:
 # agents/ imports envs/ and not the other way round, and Stable-Baselines3 takes seconds to import.
-AGENT_LOADER = "worldflow.agents.saved:load_player"
+AGENT_LOADER = "worldflow.agents.player:load_player"
 
 
 class Agent(Protocol):
@@ -27,10 +27,13 @@ class Agent(Protocol):
     frame_shape: tuple[int, int, int]
     """(H, W, 3) of one frame."""
     frame_stack: int
-    """Frames that it sees at once."""
+    """Observations that it sees at once."""
+
+    def see(self, frame: np.ndarray) -> np.ndarray:
+        """What it observes, (..., C), of a frame (H, W, 3) uint8."""
 
     def act(self, stacked: np.ndarray) -> np.ndarray:
-        """The most probable action on (H, W, 3 * frame_stack) uint8."""
+        """The most probable action on its last observations (..., C * frame_stack)."""
 
 
 class Policy(Protocol):
@@ -121,7 +124,7 @@ class RandomPolicy:
 
 
 class AgentPolicy:
-    """A trained agent's most probable actions on its last frames.
+    """A trained agent's most probable actions on what it saw last.
 
     Args:
         agent: see `load_agent`.
@@ -150,7 +153,7 @@ class AgentPolicy:
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         fresh = np.array([self._fresh])
-        stacked = self._stack.push(frame[None], ~fresh, fresh)[0]
+        stacked = self._stack.push(self._agent.see(frame)[None], ~fresh, fresh)[0]
         self._fresh = False
         action = self._agent.act(stacked)
         return np.asarray(action, dtype=self.spec.dtype).reshape(self.spec.shape)
@@ -176,7 +179,7 @@ def load_agent(config: PolicyConfig) -> Agent | None:
     """The agent of a config, on the CPU; None where chance alone acts.
 
     Raises:
-        ConfigError: there is no such agent, or it does not see colour frames.
+        ConfigError: there is no such agent, or it sees neither colour frames nor a world's latents.
     """
     if config.agent is None:
         return None

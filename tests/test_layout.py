@@ -96,4 +96,4 @@ def test_the_loader_of_agents_is_the_only_name_of_agents_in_envs() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and str(node.value).startswith("worldflow.agents")
     ]
-    assert named == ["worldflow.agents.saved:load_player"]
+    assert named == ["worldflow.agents.player:load_player"]

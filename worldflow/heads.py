@@ -132,3 +132,23 @@ class TerminationHead(nn.Module):
     def probability(self, logits: Tensor) -> Tensor:
         """Of termination, (...)."""
         return torch.sigmoid(logits)
+
+
+def build_heads(
+    config: HeadsConfig, tokens: int, widths: tuple[int, int], rewards: tuple[float, float]
+) -> tuple[RewardHead | None, TerminationHead | None]:
+    """The heads that a world has, for reward and termination.
+
+    Args:
+        config: which.
+        tokens: N.
+        widths: of the denoiser's features of a frame, and of the flow's of its past.
+        rewards: the smallest and the largest of the data.
+    """
+    reward = termination = None
+    if config.reward:
+        reward = RewardHead(tokens, widths[0], config.hidden, *rewards)
+    if config.termination:
+        reads = config.termination_reads
+        termination = TerminationHead(tokens, widths, config.hidden, reads)
+    return reward, termination

@@ -15,7 +15,7 @@ from worldflow.denoiser import Denoiser, tweedie
 from worldflow.errors import DataError, MissingHeadError
 from worldflow.flow.flow import Flow
 from worldflow.flow.guidance import Guidance
-from worldflow.heads import RewardHead, TerminationHead
+from worldflow.heads import build_heads
 from worldflow.randomness import Generators, fixed, normal
 from worldflow.scoring import flow_output, score_video
 from worldflow.stepping import dream_frame, empty_state, no_action, observe_frames
@@ -51,17 +51,9 @@ class WorldModel(nn.Module):
         )
         self.flow = Flow(config.flow, self.tokens, self.channels, config.condition)
         self.denoiser = Denoiser(config.denoiser, self.tokens, self.channels, config.condition)
-        heads, features = config.heads, config.denoiser.transformer.width
-        self.reward_head = (
-            RewardHead(self.tokens, features, heads.hidden, *spec.reward_range)
-            if heads.reward
-            else None
-        )
-        widths = features, self.flow.global_block.features
-        self.termination_head = (
-            TerminationHead(self.tokens, widths, heads.hidden, heads.termination_reads)
-            if heads.termination
-            else None
+        widths = config.denoiser.transformer.width, self.flow.global_block.features
+        self.reward_head, self.termination_head = build_heads(
+            config.heads, self.tokens, widths, spec.reward_range
         )
         # input features outermost in memory: with the few rows of a step, CPUs then multiply in
         # two thirds of the time
@@ -82,8 +74,7 @@ class WorldModel(nn.Module):
     @property
     def heads(self) -> list[nn.Module]:
         """Those it has."""
-        heads = (self.reward_head, self.termination_head)
-        return [head for head in heads if head is not None]
+        return [head for head in (self.reward_head, self.termination_head) if head is not None]
 
     @property
     def dimensions(self) -> int:

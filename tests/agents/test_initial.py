@@ -74,4 +74,4 @@ def test_refused(quick: Quick, tmp_path: Path) -> None:
     start("built otherwise")
     save_world(tiny_world(seed=5), tmp_path / "other", "another tiny world\n")
     latents = train_agent(quick(16, out="latents", observation="latents"))
-    start("latents of another world", latents, observation="latents", world=tmp_path / "other")
+    start("latents of another codec", latents, observation="latents", world=tmp_path / "other")

@@ -16,10 +16,14 @@ from worldflow.agents.evaluate import (
     EvaluationWorld,
     evaluate_agent,
 )
+from worldflow.agents.player import load_player
 from worldflow.agents.reality import make_real
-from worldflow.agents.saved import AgentCard, load_agent, load_player
+from worldflow.agents.saved import AgentCard, load_agent
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
+from worldflow.envs.collect import CollectConfig, collect
+from worldflow.envs.policy_config import PolicyConfig
+from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
@@ -98,12 +102,61 @@ def test_a_card_from_before_latents_is_of_frames(quick: Quick) -> None:
     assert len(evaluate_agent(settings(out, dream=False))) == 2
 
 
-def test_latents_belong_to_one_world(quick: Quick, tmp_path: Path) -> None:
+def test_latents_are_those_of_worlds_with_the_same_codec(quick: Quick, tmp_path: Path) -> None:
+    """A world that went on learning without its codec still shows the agent what it knows."""
+    own, more = tmp_path / "own", tmp_path / "more"
+    save_world(tiny_world(), own, "a tiny world\n")
+    world = tiny_world()
+    with torch.no_grad():
+        next(world.flow.parameters()).add_(1.0)
+    save_world(world, more, "that learned more\n")
+    out = train_agent(quick(16, observation="latents", world=own))
+    told = EvaluationWorld(path=str(more))
+    assert len(evaluate_agent(settings(out, world=told))) == 4
+    with torch.no_grad():
+        next(world.codec.parameters()).add_(1.0)
+    save_world(world, tmp_path / "other", "with another codec\n")
+    with pytest.raises(ConfigError, match="codec of its training only"):
+        evaluate_agent(settings(out, world=EvaluationWorld(path=str(tmp_path / "other"))))
+
+
+def test_they_act_on_latents_while_episodes_are_collected(quick: Quick, tmp_path: Path) -> None:
+    world, folder = tiny_world(), tmp_path / "own"
+    save_world(world, folder, "a tiny world\n")
+    out = train_agent(quick(16, observation="latents", frame_stack=2, world=folder))
+    model, _ = load_agent(out, "cpu")
+    policy = PolicyConfig(kind="agent", agent=str(out))
+    source = SourceConfig("worldflow/Catch-v0")
+    data = str(tmp_path / "data")
+    dataset = collect(CollectConfig(source, 14, 3, data, policy, progress=False))
+    for index in range(2):
+        episode = dataset.read(index)
+        latents = world.codec.encode_frames(torch.from_numpy(episode.frames)).detach().numpy()
+        before = np.concatenate((np.zeros_like(latents[:1]), latents[:-1]))
+        seen = np.concatenate((before, latents), axis=-1)[:-1]
+        expected = model.predict(seen, deterministic=True)[0]
+        assert episode.actions[1:].tolist() == expected.tolist()
+    # a checkpoint in the agent's folder is known by the folder's card, one elsewhere is not
+    file = out / "agent.zip"
+    checkpoint = out / "checkpoints" / "000000000016.zip"
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.write_bytes(file.read_bytes())
+    assert load_player(str(checkpoint), "ppo").frame_stack == 2
+    alone = tmp_path / "alone.zip"
+    alone.write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match="must see uint8 colour frames"):
+        load_player(str(alone), "ppo")
+    save_world(tiny_world(seed=5), folder, "another\n")
+    with pytest.raises(ConfigError, match=r"codec of the world .* has changed"):
+        load_player(str(out))
+
+
+def test_latents_belong_to_one_codec(quick: Quick, tmp_path: Path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     save_world(tiny_world(), own, "a tiny world\n")
     save_world(tiny_world(seed=5), other, "another\n")
     out = train_agent(quick(16, observation="latents", world=own))
-    with pytest.raises(ConfigError, match=r"other is another one.*train the agent again"):
+    with pytest.raises(ConfigError, match=r"other is another one or has changed"):
         evaluate_agent(settings(out, world=EvaluationWorld(path=str(other))))
     own.rename(tmp_path / "moved")
     told = EvaluationWorld(path=str(tmp_path / "moved"))
@@ -117,5 +170,3 @@ def test_what_needs_pixels_refuses_it(quick: Quick) -> None:
     out = train_agent(quick(16, observation="latents"))
     with pytest.raises(ConfigError, match="set eyes=raw"):
         evaluate_agent(settings(out, eyes="codec"))
-    with pytest.raises(ConfigError, match="must see uint8 colour frames"):
-        load_player(str(out))

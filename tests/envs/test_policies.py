@@ -133,6 +133,9 @@ class FakeAgent:
     def __init__(self, sha256: str = "0") -> None:
         self.sha256 = sha256
 
+    def see(self, frame: np.ndarray) -> np.ndarray:
+        return frame
+
     def act(self, stacked: np.ndarray) -> np.ndarray:
         assert stacked.shape == (64, 64, 6)
         return np.array(stacked.reshape(64, 64, 2, 3).any(axis=(0, 1, 3)).sum())
