@@ -34,6 +34,7 @@ from worldflow.errors import ConfigError
 from worldflow.world_model import WorldModel
 
 REPORT = "evaluation.json"
+EYES = ("raw", "codec", "denoised")
 
 
 @dataclass
@@ -87,8 +88,9 @@ class EvaluateAgentConfig:
         dream: play in the world.
         real: play in the environment from which the world was learned, or in which the agent was
             trained.
-        eyes: what an agent on frames sees in reality: "raw" ones, or those that passed the world's
-            "codec", as all frames of its training did. An agent on latents sees the raw frames'.
+        eyes: what an agent sees in reality. On frames: "raw" ones, or those that passed the world's
+            "codec", as all frames of its training did. On latents: those of the "raw" frames, or
+            "denoised" ones, as those of its training in the dream were.
         world_device: where the world dreams: "cpu", "cuda" or "auto".
         out: where the report is written; `evaluation.json` in the agent's folder if null.
         progress: show progress bars.
@@ -111,8 +113,8 @@ class EvaluateAgentConfig:
         for name in ("episodes", "num_envs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.eyes not in ("raw", "codec"):
-            raise ConfigError(f"eyes is {self.eyes!r}; use raw or codec")
+        if self.eyes not in EYES:
+            raise ConfigError(f"eyes is {self.eyes!r}; use one of {', '.join(EYES)}")
 
 
 def check_world(card: AgentCard, agent: str, told: str | None) -> None:
@@ -191,7 +193,12 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     if config.eyes == "codec" and observation == "latents":
         raise ConfigError(
             f"eyes=codec shows decoded frames, but the agent {config.agent.path} sees latents, "
-            "which the codec makes of real frames anyway: set eyes=raw"
+            "which the codec makes of real frames anyway: set eyes=raw or eyes=denoised"
+        )
+    if config.eyes == "denoised" and observation == "frames":
+        raise ConfigError(
+            f"eyes=denoised shows latents, but the agent {config.agent.path} sees frames: set "
+            "eyes=raw or eyes=codec"
         )
     # For an agent that draws its actions.
     set_random_seed(episode_seed(config.seed, config.episodes))
@@ -224,7 +231,9 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
             dream = DreamBatch(Imagination(world, rows, horizon, heat, observation))
             play("dream", dream, world.action_spec, None)
     if config.real:
-        with contextlib.closing(make_real(world, rows, observation, card.source)) as real:
+        denoised = config.eyes == "denoised"
+        batch = make_real(world, rows, observation, card.source, denoised=denoised)
+        with contextlib.closing(batch) as real:
             check_fit(model, card, real.observation_space, real.action_spec)
             eyes = codec_eyes(world) if world is not None and config.eyes == "codec" else None
             play("real", real, real.action_spec, eyes)

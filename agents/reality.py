@@ -42,7 +42,11 @@ def source_of(world: WorldModel) -> SourceConfig:
 
 
 def real_envs(
-    world: WorldModel | None, num_envs: int, observation: str, source: SourceConfig | None = None
+    world: WorldModel | None,
+    num_envs: int,
+    observation: str,
+    source: SourceConfig | None = None,
+    denoised: bool = False,
 ) -> list[gym.Env[Any, Any]]:
     """Real environments, seen as an agent sees them.
 
@@ -52,6 +56,7 @@ def real_envs(
         num_envs: how many.
         observation: "frames" or "latents".
         source: which; the world's own if None.
+        denoised: whether latents pass the world's noise and denoiser, as a dream's do.
 
     Raises:
         ConfigError: neither says which, the world was learned from video alone, or its frames or
@@ -78,7 +83,7 @@ def real_envs(
         raise
     if observation == "frames" or world is None:
         return envs
-    return [LatentObservation(env, world) for env in envs]
+    return [LatentObservation(env, world, denoised) for env in envs]
 
 
 def make_real(
@@ -87,6 +92,7 @@ def make_real(
     observation: str,
     source: SourceConfig | None = None,
     limit: int | None = None,
+    denoised: bool = False,
 ) -> RealBatch:
     """As `real_envs`, for playing a fixed set of episodes.
 
@@ -96,13 +102,14 @@ def make_real(
         observation: "frames" or "latents".
         source: which.
         limit: steps after which an episode is cut, where the source's own limit is not less.
+        denoised: see `real_envs`.
     """
     if limit is not None and (source is not None or world is not None):
         source = source_of(world) if source is None and world is not None else source
         assert source is not None
         own = source.max_episode_steps
         source = replace(source, max_episode_steps=limit if own is None else min(limit, own))
-    return RealBatch(real_envs(world, num_envs, observation, source))
+    return RealBatch(real_envs(world, num_envs, observation, source, denoised))
 
 
 def make_real_venv(

@@ -1,4 +1,4 @@
-"""A real environment seen through a world's encoder, for agents trained on latents."""
+"""Real environments through the encoder of a world."""
 
 from __future__ import annotations
 
@@ -8,38 +8,79 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import Tensor
 
-from worldflow.envs.spaces import observation_space, require_frames
+from worldflow.denoiser import tweedie
+from worldflow.envs.spaces import observation_space, require_actions, require_frames
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
 
-class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, np.ndarray]):
+class LatentObservation(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     """A real env whose frames are observed as latents (N, C) float32.
 
     An agent trained on a world's latents plays the real game through this. The latents are the
     encoder's own, y = encode(x); those of a dream are denoised ones, y~ - sigma * score, so that
-    the two differ by the denoiser's error.
+    the two differ by the denoiser's error. With `denoised` they are made as a dream's are: the
+    world's noise is added and taken away again.
 
     Args:
         env: observes frames (H, W, 3) uint8 of the world's frame shape.
         world: a `WorldModel`, or the name or folder of one.
+        denoised: whether latents pass noise and denoiser.
+        seed: of that noise; the seed of a reset starts it anew.
 
     Raises:
-        ConfigError: the env observes something else.
+        ConfigError: the env observes something else, or the latents shall be denoised and it has
+            other actions or the denoiser looks ahead.
         WorldFormatError: the world cannot be loaded.
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, Any], world: str | Path | WorldModel) -> None:
+    def __init__(
+        self,
+        env: gym.Env[np.ndarray, Any],
+        world: str | Path | WorldModel,
+        denoised: bool = False,
+        seed: int = 0,
+    ) -> None:
         super().__init__(env)
         self.world = world if isinstance(world, WorldModel) else load_world(world)
         require_frames(env.observation_space, self.world)
+        if denoised:
+            require_actions(env.action_space, self.world)
         self.observation_space = observation_space(self.world, "latents")
+        self._denoised = denoised
+        self._device = next(self.world.parameters()).device
+        self._generator = torch.Generator().manual_seed(seed)
+        self._cache = self.world.denoiser.empty_cache(1)
 
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """A frame (H, W, 3) uint8 as latents (N, C) float32."""
+    @torch.inference_mode()
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode."""
+        frame, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._generator = torch.Generator().manual_seed(seed)
+        self._cache = self.world.denoiser.empty_cache(1)
+        return self._see(frame, self.world.conditioning.initial(1)), info
+
+    @torch.inference_mode()
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """A step of the env."""
+        frame, reward, terminated, truncated, info = self.env.step(action)
+        condition = self.world.conditioning.embed(
+            torch.from_numpy(np.asarray(action)[None]).to(self._device)
+        )
+        return self._see(frame, condition), reward, terminated, truncated, info
+
+    def _see(self, frame: np.ndarray, condition: Tensor) -> np.ndarray:
+        """A frame (H, W, 3) uint8 as latents (N, C) float32; condition (1, D)."""
         # A copy, as torch takes neither read-only arrays nor negative strides.
-        frame = torch.from_numpy(np.array(observation, order="C"))
-        with torch.inference_mode():
-            latents = self.world.codec.encode_frames(frame.to(next(self.world.parameters()).device))
-        return np.array(latents.float().cpu().numpy())
+        pixels = torch.from_numpy(np.array(frame[None], order="C")).to(self._device)
+        latents = self.world.codec.encode_frames(pixels)
+        if self._denoised:
+            noisy = self.world.add_noise(latents, self._generator)
+            score, _, self._cache = self.world.denoiser.step(noisy, condition, self._cache)
+            latents = tweedie(noisy, score, self.world.config.sigma)
+        return np.array(latents[0].float().cpu().numpy())

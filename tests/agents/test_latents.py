@@ -168,5 +168,16 @@ def test_latents_belong_to_one_codec(quick: Quick, tmp_path: Path) -> None:
 
 def test_what_needs_pixels_refuses_it(quick: Quick) -> None:
     out = train_agent(quick(16, observation="latents"))
-    with pytest.raises(ConfigError, match="set eyes=raw"):
+    with pytest.raises(ConfigError, match="set eyes=raw or eyes=denoised"):
         evaluate_agent(settings(out, eyes="codec"))
+    with pytest.raises(ConfigError, match="eyes=denoised shows latents"):
+        evaluate_agent(settings(train_agent(quick(16, out="frames")), eyes="denoised"))
+
+
+def test_in_reality_they_may_see_what_they_see_in_dreams(quick: Quick) -> None:
+    out = train_agent(quick(16, observation="latents"))
+    played = [
+        evaluate_agent(settings(out, dream=False, eyes="denoised", num_envs=rows))
+        for rows in (2, 3)
+    ]
+    assert played[0] == played[1] and len(played[0]) == 2  # the same noise in any number of rows

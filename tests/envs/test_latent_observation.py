@@ -68,3 +68,30 @@ def test_other_observations_are_refused() -> None:
     for env in (small, gym.make("CartPole-v1"), LatentObservation(CatchEnv(), world)):
         with pytest.raises(ConfigError, match=r"\(64, 64, 3\) uint8.*frame_size=64"):
             LatentObservation(env, world)
+
+
+def test_denoised_latents_are_made_as_a_dreams_are() -> None:
+    """The denoiser's own on the whole episode, under the noise of the reset's seed."""
+    world = tiny_world()
+    plain, seen = CatchEnv(), LatentObservation(CatchEnv(), world, denoised=True)
+    frames, latents = [plain.reset(seed=3)[0]], [seen.reset(seed=3)[0]]
+    for action in (0, 2, 1, 1):
+        frames.append(plain.step(np.int64(action))[0])
+        latents.append(seen.step(np.int64(action))[0])
+    generator, sigma = torch.Generator().manual_seed(3), world.config.sigma
+    with torch.no_grad():
+        encoded = world.codec.encode_frames(torch.from_numpy(np.stack(frames)))
+        noise = [torch.randn(encoded.shape[1:], generator=generator) for _ in frames]
+        noisy = (encoded + sigma * torch.stack(noise))[None]
+        score, _ = world.denoiser(noisy, world.conditioning(torch.tensor([[0, 0, 2, 1, 1]])))
+        expected = (noisy - sigma * score)[0].numpy()
+    np.testing.assert_allclose(np.stack(latents), expected, atol=1e-5)
+    assert np.abs(expected - encoded.numpy()).max() > 0.01
+    assert np.array_equal(seen.reset(seed=3)[0], latents[0])
+    assert not np.array_equal(seen.reset(seed=4)[0], latents[0])
+    with pytest.raises(ConfigError, match="action"):
+        LatentObservation(
+            gym.wrappers.TransformAction(CatchEnv(), lambda a: a, gym.spaces.Discrete(5)),
+            world,
+            denoised=True,
+        )
