@@ -78,6 +78,7 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
         settings["training"] = {"total_steps": training.total_steps, "real": training.real}
         settings["training"] |= asdict(card)
         del settings["training"]["world"]["path"]  # it may be moved; its digest stays
+        del settings["training"]["latents_sha256"]  # cells of before do not say
     return dict(json.loads(json.dumps(settings)))
 
 

@@ -179,8 +179,8 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
 
     Raises:
         ConfigError: no such agent, nothing to play in, no real environment for this world, the
-            agent's own world was replaced by another, or an agent on latents shall play in another
-            world or see through `eyes`.
+            agent's own world was replaced by another, an agent on latents shall play in a world
+            with another codec, or `eyes` do not fit what it sees.
         WorldFormatError: the world cannot be loaded.
     """
     if not (config.dream or config.real):

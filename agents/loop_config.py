@@ -14,6 +14,7 @@ from worldflow.config import flatten
 from worldflow.envs.policies import PolicyConfig
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
+from worldflow.heads import FRAME
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_spec import WorldConfig
@@ -243,8 +244,8 @@ class TrainLoopConfig:
             )
         if self.agent.observation != "frames":
             raise ConfigError(
-                f"agent.observation={self.agent.observation}: the agent collects real frames, "
-                "which `collect` shows to agents on frames only: use frames"
+                f"agent.observation={self.agent.observation}: the agent is judged and collects on "
+                "real frames, which a loop shows to agents on frames only: use frames"
             )
         if False in (self.world.heads.reward, self.world.heads.termination):
             raise ConfigError(
@@ -256,4 +257,6 @@ class TrainLoopConfig:
         """What the results depend on, flat and JSON-able."""
         agent = replace(self.agent, hyperparameters=self.agent.settings)
         flat = flatten(asdict(replace(self, agent=agent)))
+        if self.world.heads.termination_reads == FRAME:  # loops of before do not say
+            del flat["world.heads.termination_reads"]
         return {name: value for name, value in flat.items() if name not in OPEN}

@@ -54,6 +54,7 @@ def load_player(path: str, algorithm: str | None = None) -> Player:
 
     Raises:
         ConfigError: there is no such agent, the algorithm is unknown, or what it sees is.
+        WorldFormatError: the world whose latents it sees cannot be loaded.
     """
     file = Path(path)
     if algorithm is None:
@@ -62,22 +63,29 @@ def load_player(path: str, algorithm: str | None = None) -> Player:
         return Player(load_weights(card.agent.algorithm, file, device="cpu"), file, _world(card))
     if algorithm not in LOADABLE:
         raise ConfigError(f"policy.algorithm is {algorithm!r}; use one of {', '.join(LOADABLE)}")
-    model, folder = load_weights(algorithm, file, device="cpu"), file.parent.parent
-    frames = model.observation_space.dtype == np.uint8
-    card = None if frames or not (folder / CARD).is_file() else AgentCard.load(folder)
-    return Player(model, file, _world(card))
+    model = load_weights(algorithm, file, device="cpu")
+    return Player(model, file, _world(_card_of(file)))
+
+
+def _card_of(file: Path) -> AgentCard | None:
+    """The card of the folder that an agent's `.zip` file or checkpoint lies in."""
+    for folder in (file.parent, file.parent.parent):
+        if (folder / CARD).is_file():
+            return AgentCard.load(folder)
+    return None
 
 
 def _world(card: AgentCard | None) -> WorldModel | None:
     """Whose latents an agent sees."""
     if card is None or card.agent.observation != "latents" or card.world.path is None:
         return None
+    world = load_world(card.world.path).eval()
     if not knows_latents(card, card.world.path):
         raise ConfigError(
             f"the codec of the world {card.world.path} has changed since the agent was trained on "
             "its latents: train the agent again"
         )
-    return load_world(card.world.path).eval()
+    return world
 
 
 def _seen(

@@ -24,6 +24,7 @@ from worldflow.storage import SHIPPED
 from worldflow.storage import WEIGHTS as WORLD_WEIGHTS
 
 CARD, WEIGHTS = "agent.yaml", "agent.zip"
+ENCODER = ("codec.encoder.", "codec.scale.")  # weights that decide what latents mean
 
 
 @dataclass
@@ -128,10 +129,10 @@ def world_digest(name: str) -> str:
 
 
 def latents_digest(name: str) -> str:
-    """SHA-256 of the codec of a world, in half precision, in which worlds ship."""
+    """SHA-256 of a world's encoder and its scale, in half precision, in which worlds ship."""
     digest = hashlib.sha256()
     with safe_open(_weights(name), "pt") as file:
-        for key in sorted(k for k in file.keys() if k.startswith("codec.")):  # noqa: SIM118
+        for key in sorted(k for k in file.keys() if k.startswith(ENCODER)):  # noqa: SIM118
             digest.update(key.encode())
             digest.update(file.get_tensor(key).half().numpy().tobytes())
     return digest.hexdigest()
@@ -195,6 +196,6 @@ def load_agent(folder: str | Path, device: str = "auto") -> tuple[BaseAlgorithm,
 
 
 def sha256(path: Path) -> str:
-    """Of a file."""
+    """SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

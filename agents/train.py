@@ -202,6 +202,7 @@ def _checkpoint(config: TrainAgentConfig, out: Path, card: AgentCard) -> Path | 
             f"{out} holds an agent without checkpoints to continue from: choose another out="
         )
     saved, wanted = flatten(asdict(AgentCard.load(out))), flatten(asdict(card))
+    del saved["latents_sha256"], wanted["latents_sha256"]  # of before; world_sha256 says more
     for name in saved | wanted:
         if name.startswith(OPEN) or saved.get(name) == wanted.get(name):
             continue

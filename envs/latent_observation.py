@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldflow.denoiser import tweedie
 from worldflow.envs.spaces import observation_space, require_actions, require_frames
+from worldflow.errors import ConfigError
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
 
@@ -48,6 +49,11 @@ class LatentObservation(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         require_frames(env.observation_space, self.world)
         if denoised:
             require_actions(env.action_space, self.world)
+            if self.world.config.denoiser.lookahead:
+                raise ConfigError(
+                    "denoised=True needs a denoiser that steps, and this world's has lookahead=1; "
+                    "set denoised=False"
+                )
         self.observation_space = observation_space(self.world, "latents")
         self._denoised = denoised
         self._device = next(self.world.parameters()).device
@@ -63,24 +69,30 @@ class LatentObservation(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         if seed is not None:
             self._generator = torch.Generator().manual_seed(seed)
         self._cache = self.world.denoiser.empty_cache(1)
-        return self._see(frame, self.world.conditioning.initial(1)), info
+        return self._see(frame, None), info
 
     @torch.inference_mode()
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """A step of the env."""
         frame, reward, terminated, truncated, info = self.env.step(action)
-        condition = self.world.conditioning.embed(
-            torch.from_numpy(np.asarray(action)[None]).to(self._device)
-        )
-        return self._see(frame, condition), reward, terminated, truncated, info
+        return self._see(frame, action), reward, terminated, truncated, info
 
-    def _see(self, frame: np.ndarray, condition: Tensor) -> np.ndarray:
-        """A frame (H, W, 3) uint8 as latents (N, C) float32; condition (1, D)."""
+    def _see(self, frame: np.ndarray, action: Any) -> np.ndarray:
+        """A frame (H, W, 3) uint8, which `action` led to (None: a reset), as latents (N, C)."""
         # A copy, as torch takes neither read-only arrays nor negative strides.
         pixels = torch.from_numpy(np.array(frame[None], order="C")).to(self._device)
         latents = self.world.codec.encode_frames(pixels)
         if self._denoised:
-            noisy = self.world.add_noise(latents, self._generator)
-            score, _, self._cache = self.world.denoiser.step(noisy, condition, self._cache)
-            latents = tweedie(noisy, score, self.world.config.sigma)
+            latents = self._denoise(latents, action)
         return np.array(latents[0].float().cpu().numpy())
+
+    def _denoise(self, latents: Tensor, action: Any) -> Tensor:
+        """Latents (1, N, C) through the world's noise and denoiser."""
+        world = self.world
+        condition = world.conditioning.initial(1)
+        if action is not None:
+            taken = np.asarray(action, world.action_spec.dtype)[None]
+            condition = world.conditioning.embed(torch.from_numpy(taken).to(self._device))
+        noisy = world.add_noise(latents, self._generator)
+        score, _, self._cache = world.denoiser.step(noisy, condition, self._cache)
+        return tweedie(noisy, score, world.config.sigma)

@@ -28,7 +28,8 @@ class HeadsConfig:
         termination_reads: "frame": what is seen of the frame decides whether it is the last.
             "past": the end is a hazard of the past and the action. For games whose frames do not
             show what ends them, or show it in so few frames that the flow draws them too rarely:
-            the hazard is right on average over the frames that can follow, whichever is drawn.
+            the hazard is right on average over the frames that can follow, whichever is drawn. Of
+            guided dreams it is that without guidance.
         reward: whether rewards are predicted; null: pretraining decides, by whether the data have
             them.
         termination: the same of terminations.
@@ -113,7 +114,7 @@ class TerminationHead(nn.Module):
     def __init__(self, tokens: int, widths: tuple[int, int], hidden: int, reads: str) -> None:
         super().__init__()
         self.reads_past = reads == PAST
-        self.trunk = _trunk(tokens, widths[self.reads_past], hidden, 1)
+        self.trunk = _trunk(tokens, widths[1] if self.reads_past else widths[0], hidden, 1)
 
     def forward(self, frame: Tensor, past: Tensor) -> Tensor:
         """Logits (...).

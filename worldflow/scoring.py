@@ -40,7 +40,10 @@ def flow_output(
     known: Tensor | None = None,
     text: Tensor | None = None,
 ) -> FlowOutput:
-    """What the flow says of noisy latents (B, T, N, C) under actions (B, T, ...), text (B, E)."""
+    """What the flow says of noisy latents (B, T, N, C) under actions (B, T, ...), text (B, E).
+
+    Without its features, where the video is long.
+    """
     condition = world.conditioning(actions, known, text)
     if latents.shape[1] <= FULL_FORWARD_FRAMES:
         return world.flow(latents, condition)
@@ -48,7 +51,7 @@ def flow_output(
     columns = []
     for t in range(latents.shape[1]):
         state, out = world.flow.observe(state, latents[:, t], condition[:, t])
-        columns.append(out)
+        columns.append(out._replace(features=out.features[..., :0]))  # of a long video too much
     return FlowOutput(*(torch.stack(parts, dim=1) for parts in zip(*columns, strict=True)))
 
 

@@ -22,6 +22,7 @@ from worldflow.agents.saved import AgentCard, load_agent
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
 from worldflow.envs.collect import CollectConfig, collect
+from worldflow.envs.latent_observation import LatentObservation
 from worldflow.envs.policy_config import PolicyConfig
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
@@ -114,7 +115,11 @@ def test_latents_are_those_of_worlds_with_the_same_codec(quick: Quick, tmp_path:
     told = EvaluationWorld(path=str(more))
     assert len(evaluate_agent(settings(out, world=told))) == 4
     with torch.no_grad():
-        next(world.codec.parameters()).add_(1.0)
+        next(world.codec.decoder.parameters()).add_(1.0)
+    save_world(world, more, "that shows them otherwise\n")
+    assert len(evaluate_agent(settings(out, world=told))) == 4
+    with torch.no_grad():
+        next(world.codec.encoder.parameters()).add_(1.0)
     save_world(world, tmp_path / "other", "with another codec\n")
     with pytest.raises(ConfigError, match="codec of its training only"):
         evaluate_agent(settings(out, world=EvaluationWorld(path=str(tmp_path / "other"))))
@@ -174,10 +179,22 @@ def test_what_needs_pixels_refuses_it(quick: Quick) -> None:
         evaluate_agent(settings(train_agent(quick(16, out="frames")), eyes="denoised"))
 
 
-def test_in_reality_they_may_see_what_they_see_in_dreams(quick: Quick) -> None:
-    out = train_agent(quick(16, observation="latents"))
+def test_in_reality_they_may_see_what_they_see_in_dreams(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = train_agent(quick(16, observation="latents")), []
+    denoise = LatentObservation._denoise
+
+    def watched(self: LatentObservation, latents: torch.Tensor, action: object) -> torch.Tensor:
+        seen.append(action)
+        return denoise(self, latents, action)
+
+    monkeypatch.setattr(LatentObservation, "_denoise", watched)
+    evaluate_agent(settings(out, dream=False))
+    assert not seen
     played = [
         evaluate_agent(settings(out, dream=False, eyes="denoised", num_envs=rows))
         for rows in (2, 3)
     ]
     assert played[0] == played[1] and len(played[0]) == 2  # the same noise in any number of rows
+    assert len(seen) == 2 * 2 * 5 * (7 + 1)  # of Catch's 7 steps and the reset

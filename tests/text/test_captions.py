@@ -217,6 +217,9 @@ def test_several_recordings_of_one_game_are_of_that_game(tmp_path: Path) -> None
     assert one.metadata.source["env_id"] == "worldflow/Catch-v0"
     apart = merge(MergeConfig(str(tmp_path / "apart"), folders, progress=False))
     assert len(apart.metadata.source["merged"]) == 2  # as their actions were numbered anew
+    other = str(dataset(tmp_path / "Another-v0", None, size=64, fps=one.metadata.fps).folder)
+    mixed = MergeConfig(str(tmp_path / "mixed"), [folders[0], other], actions="shared")
+    assert len(merge(mixed).metadata.source["merged"]) == 2
 
 
 def test_own_captions_go_into_templates(tmp_path: Path) -> None:

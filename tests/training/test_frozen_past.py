@@ -172,6 +172,23 @@ def test_a_hazard_is_learned_from_kept_pasts_as_from_clips(
         assert found[name].item() == pytest.approx(expected, rel=0.01)  # kept in half precision
 
 
+def test_a_hazard_is_learned_with_the_whole_world_and_does_not_teach_the_flow(
+    data: Path, tmp_path: Path
+) -> None:
+    config = tiny_pretraining(data, tmp_path)
+    heads = replace(config.world.heads, termination_reads="past")
+    world = load_world(main(replace(config, world=replace(config.world, heads=heads))))
+    assert world.termination_head is not None and world.termination_head.reads_past
+    dataset = EpisodeDataset(data)
+    batch = LatentEpisodes(world.codec, dataset, tmp_path).batch([(0, 0)], 6)
+    world.requires_grad_(True)
+    _, past = FlowLoss(world)(batch.latents, batch)
+    sums = DenoiserLoss(world)(batch.latents, past, torch.zeros_like(batch.latents), batch)
+    sums["termination"].backward()
+    assert all(p.grad is None for p in world.flow.parameters())
+    assert all(p.grad is not None for p in world.termination_head.parameters())
+
+
 def frozen_stage(
     kind: type[DenoiserStage], data: Path, base: Path, folder: Path, **flow: object
 ) -> DenoiserStage:
@@ -339,6 +356,15 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
                 main(part(name, data, base, tmp_path / "c", **flow))
     with pytest.raises(ConfigError, match=r"would leave flow\.global_block\.outcomes\..* untrain"):
         main(part("denoiser", data, base, tmp_path / "d", outcomes=3))
+    learned = main(hazard(data, base, tmp_path / "g"))
+    reads = replace(within(data, base, tmp_path / "h").world.heads, termination_reads="past")
+    again = within(data, learned, tmp_path / "h")
+    with pytest.raises(ConfigError, match="part=within changes what a head with"):
+        main(replace(again, world=replace(again.world, heads=reads)))
+    none = hazard(data, base, tmp_path / "i")
+    heads = replace(none.world.heads, reward=False, termination=False)
+    with pytest.raises(ConfigError, match="part=heads, but there are none"):
+        main(replace(none, world=replace(none.world, heads=heads)))
     ahead = part("denoiser", data, base, tmp_path / "e")
     denoiser = replace(ahead.world.denoiser, lookahead=1)
     with pytest.raises(ConfigError, match=r"needs world\.denoiser\.lookahead=0"):

@@ -2,7 +2,8 @@
 
 What the actions of the one set are:
 
-    shared   the sources have the same actions, which stay as they are
+    shared   the sources have the same actions, which stay as they are; if all are of one game, the
+             whole is
     union    discrete actions one after another: action a of source k is n_0 + ... + n_(k-1) + a
     none     no action is known: text alone says what happens
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from worldflow.actions import ActionSpec
 from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
-from worldflow.data.metadata import DatasetMetadata, without_place
+from worldflow.data.metadata import DatasetMetadata, games_of, without_place
 from worldflow.errors import ConfigError, DataError
 
 ACTIONS = ("shared", "union", "none")
@@ -149,7 +150,9 @@ def _metadata(
         for meta, offset in zip(every, offsets, strict=True)
     ]
     # one game, played several times, is still a game
-    one_game = config.actions == "shared" and all(m.source == every[0].source for m in every)
+    one_game = config.actions == "shared" and all(
+        m.source == every[0].source and games_of(m.source) for m in every
+    )
     lossy = sorted({meta.lossy for meta in every if meta.lossy is not None})
     return DatasetMetadata(
         source=every[0].source if one_game else {"merged": parts},
@@ -157,7 +160,7 @@ def _metadata(
         frame_shape=every[0].frame_shape,
         fps=config.fps or rates[0],
         seed=0,
-        collect={"actions": config.actions, "captions": config.captions},
+        collect={"merged": len(every), "actions": config.actions, "captions": config.captions},
         has_rewards=all(meta.has_rewards for meta in every),
         has_terminations=all(meta.has_terminations for meta in every),
         lossy=", ".join(lossy) or None,

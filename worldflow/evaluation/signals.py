@@ -36,7 +36,9 @@ def head_predictions(
             rewards.append(world.reward_head.mean(world.reward_head(features)))
         if world.termination_head is not None:
             head = world.termination_head
-            past = world.flow(noisy, condition).features
+            past = features
+            if head.reads_past:
+                past = world.flow.global_block(world.flow.hidden(noisy), condition)
             probabilities.append(head.probability(head(features, past)))
     joined = [torch.cat(p).cpu().numpy() if p else None for p in (rewards, probabilities)]
     return joined[0], joined[1]

@@ -101,7 +101,7 @@ def _places(
     """Episodes and first frames of pieces that may be contexts, in the order of preference."""
     long = [int(index) for index in held_out if dataset.lengths[index] > context]
     if starts == "first":
-        if "merged" in dataset.metadata.source:
+        if "merged" in dataset.metadata.source | dataset.metadata.collect:
             long = np.random.default_rng(seed).permutation(long).tolist()
         yield from ((index, 0) for index in long)
         return

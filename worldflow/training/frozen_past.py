@@ -18,6 +18,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.metadata import write_atomically
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError, DataError
+from worldflow.heads import PAST
 from worldflow.training.distributed import Ranks
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
@@ -168,8 +169,8 @@ def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) 
     """Refuse at once what these stages cannot do.
 
     Raises:
-        ConfigError: clips no longer than the window, several processes, no maps within a frame to
-            train, or a denoiser that looks ahead.
+        ConfigError: clips no longer than the window, several processes, no maps within a frame or
+            heads to train, a hazard that would be left behind, or a denoiser that looks ahead.
     """
     flow, part = world.flow, f"training.flow.part={training.part}"
     if training.clip <= flow.window:
@@ -182,6 +183,18 @@ def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) 
     if training.part == "within" and not flow.global_block.within.depth:
         raise ConfigError(
             f"{part} needs world.flow.global_block.within.depth of 1 or more; use part=all"
+        )
+    heads = world.heads
+    if training.part == "within" and heads.termination and heads.termination_reads == PAST:
+        raise ConfigError(
+            f"{part} changes what a head with world.heads.termination_reads=past reads; leave it "
+            "out with world.heads.termination=false, and train it afterwards with "
+            "training.flow.part=heads"
+        )
+    if training.part == "heads" and not (heads.reward or heads.termination):
+        raise ConfigError(
+            f"{part}, but there are none: the data have neither rewards nor terminations, or "
+            "world.heads leaves them out"
         )
     if training.part == "denoiser" and world.denoiser.lookahead:
         raise ConfigError(
@@ -205,5 +218,5 @@ def check_untrained(part: str, fresh: list[str], earlier: str) -> None:
     if left:
         raise ConfigError(
             f"training.flow.part={part} would leave {left[0]} untrained, which {earlier} has not "
-            "or learned from other actions or rewards; use part=all"
+            "or learned from other actions or rewards, or from other features; use part=all"
         )

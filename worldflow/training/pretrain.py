@@ -15,6 +15,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.data.splitting import split, split_growing
 from worldflow.errors import ConfigError
+from worldflow.heads import FRAME
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
 from worldflow.text.encoder import NAMES
@@ -123,6 +124,9 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     world = world.to(ranks.device)
     if config.initial_world is not None:
         fresh = start_from(world, config.initial_world)
+        if fresh and ranks.main:
+            parts = ", ".join(sorted({name.split(".")[0] for name in fresh}))
+            print(f"not as in {config.initial_world}, so learned anew, in all or in part: {parts}")
         if training.flow.part != "all":
             check_untrained(training.flow.part, fresh, config.initial_world)
     start = _start(config, dataset, captions, folder, ranks) if ranks.main else None
@@ -226,6 +230,8 @@ def _start(
         del training["flow"]["part"], training["flow"]["rare"]
     if world["flow"]["global_block"]["outcomes"] == 1:
         del world["flow"]["global_block"]["outcomes"]
+    if world["heads"]["termination_reads"] == FRAME:
+        del world["heads"]["termination_reads"]
     settings: dict[str, Any] = {
         "world": world,
         "initial_world": config.initial_world,
