@@ -19,7 +19,7 @@ from worldflow.agents import train
 from worldflow.agents.algorithms import ALGORITHMS, AgentConfig
 from worldflow.agents.checkpoints import last_checkpoint
 from worldflow.agents.evaluate import EvaluateAgentConfig
-from worldflow.agents.saved import AgentCard, load_agent, load_weights
+from worldflow.agents.saved import AgentCard, latents_digest, load_agent, load_weights
 from worldflow.agents.sb3 import ImaginedVecEnv
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
@@ -47,8 +47,9 @@ def test_an_agent_is_trained_saved_and_loaded(quick: Quick, capsys: pytest.Captu
     weights_file = Path(config.world.path) / "world.safetensors"
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     agent = replace(config.agent, hyperparameters=config.agent.settings)
+    latents = latents_digest(str(config.world.path))
     assert card == AgentCard(
-        config.world, agent, 0, 32, digest, evaluation=config.evaluation, kept_steps=32
+        config.world, agent, 0, 32, digest, latents, evaluation=config.evaluation, kept_steps=32
     )
     assert [p.name for p in sorted((out / "checkpoints").iterdir())] == [
         "000000000016.zip", "000000000032.npz", "000000000032.zip",
@@ -236,3 +237,12 @@ def test_impossible_settings_are_refused_before_anything_is_made(
     out = tmp_path / "agent"
     assert command_line(["train-agent", "world=catch", f"out={out}", override]) == 2
     assert override.split("=")[0] in capsys.readouterr().err and not out.exists()
+
+
+def test_a_training_of_before_there_was_a_digest_of_latents_goes_on(quick: Quick) -> None:
+    out = train_agent(quick(16))
+    card = OmegaConf.load(out / "agent.yaml")
+    del card["latents_sha256"]
+    OmegaConf.save(card, out / "agent.yaml")
+    again = train_agent(quick(32, resume=True))
+    assert load_agent(again, "cpu")[1].steps == 32

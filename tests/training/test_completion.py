@@ -107,7 +107,7 @@ class Numbered:
     lengths = np.array([3, 12, 7])
     action_spec = ActionSpec("discrete", n=2)
     folder = Path("numbered")
-    metadata = SimpleNamespace(source={})
+    metadata = SimpleNamespace(source={}, collect={})
 
     def __init__(self, unknown: int | None = None) -> None:
         self._unknown = unknown
@@ -140,19 +140,26 @@ class Merged(Numbered):
     """Two hundred episodes of 4 frames of each of two sources, one after the other."""
 
     lengths = np.full(400, 4)
-    metadata = SimpleNamespace(source={"merged": [{}, {}]})
+    metadata = SimpleNamespace(source={"merged": [{}, {}]}, collect={})
 
     def read(self, index: int, start: int, stop: int) -> SimpleNamespace:
         """Frames that show the number of the source."""
         return super().read(0, int(index >= 200), int(index >= 200) + stop - start)
 
 
-def test_a_merged_world_begins_in_all_its_sources() -> None:
+class Joined(Merged):
+    """The two are recordings of one game."""
+
+    metadata = SimpleNamespace(source={"env_id": "Game-v0"}, collect={"merged": 2})
+
+
+@pytest.mark.parametrize("kind", [Merged, Joined])
+def test_a_merged_world_begins_in_all_its_sources(kind: type[Merged]) -> None:
     held_out = np.arange(400)
-    drawn = starting_contexts(Merged(), held_out, 2, "first", 0)  # type: ignore[arg-type]
+    drawn = starting_contexts(kind(), held_out, 2, "first", 0)  # type: ignore[arg-type]
     first = drawn.frames[:, 0, 0, 0, 0]
     assert len(first) == MAX_CONTEXTS and 16 < first.sum() < 48  # of each about half
-    again = starting_contexts(Merged(), held_out, 2, "first", 0)  # type: ignore[arg-type]
+    again = starting_contexts(kind(), held_out, 2, "first", 0)  # type: ignore[arg-type]
     np.testing.assert_array_equal(drawn.frames, again.frames)
 
 

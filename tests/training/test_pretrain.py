@@ -243,9 +243,9 @@ def test_one_backward_pass_gives_the_exact_score(
     loss = stage._gradients._denoiser_loss
     inner = loss.forward
 
-    def spy(noisy: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def spy(noisy: Tensor, past: Tensor, target: Tensor, batch: Batch) -> dict[str, Tensor]:
         captured.update(noisy=noisy, score=target, batch=batch)
-        return inner(noisy, target, batch)
+        return inner(noisy, past, target, batch)
 
     monkeypatch.setattr(loss, "forward", spy)
     stage.update(0)
