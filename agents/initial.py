@@ -36,7 +36,8 @@ def start_from(model: BaseAlgorithm, card: AgentCard) -> None:
                 f"initial_agent={folder} has agent.{name}={old}, this training {new}: an agent "
                 "goes on as what it is"
             )
-    if card.agent.observation == "latents" and not _same_latents(earlier, card):
+    same = earlier.shares_latents(card.world_sha256, card.latents_sha256)
+    if card.agent.observation == "latents" and not same:
         raise ConfigError(
             f"initial_agent={folder} sees latents of another codec, or of this one before it "
             "changed, and they mean something there only: use agents on frames"
@@ -49,9 +50,3 @@ def start_from(model: BaseAlgorithm, card: AgentCard) -> None:
         raise ConfigError(
             f"initial_agent={folder} is built otherwise than this training's agent: {error}"
         ) from error
-
-
-def _same_latents(earlier: AgentCard, card: AgentCard) -> bool:
-    if earlier.world_sha256 == card.world_sha256:
-        return True
-    return earlier.latents_sha256 is not None and earlier.latents_sha256 == card.latents_sha256

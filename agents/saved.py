@@ -94,6 +94,12 @@ class AgentCard:
             card.initial_agent, card.initial_sha256 = str(initial), sha256(initial / WEIGHTS)
         return card
 
+    def shares_latents(self, world_sha256: str | None, latents_sha256: str | None) -> bool:
+        """Whether latents mean here what they mean where these digests are of."""
+        if self.world_sha256 == world_sha256:
+            return True
+        return self.latents_sha256 is not None and self.latents_sha256 == latents_sha256
+
     def save(self, folder: Path) -> None:
         """Write `agent.yaml`, whole or not at all."""
         content = OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
@@ -143,9 +149,7 @@ def knows_latents(card: AgentCard, name: str) -> bool:
 
     Training that leaves the codec as it is does not change them.
     """
-    if card.world_sha256 == world_digest(name):
-        return True
-    return card.latents_sha256 is not None and card.latents_sha256 == latents_digest(name)
+    return card.shares_latents(world_digest(name), latents_digest(name))
 
 
 def _weights(name: str) -> Path:
