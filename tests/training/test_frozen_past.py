@@ -137,7 +137,8 @@ def hazard(
 ) -> PretrainConfig:
     """Training of the heads, of which that of termination reads the past."""
     config = part("heads", data, base, out, learning_rate=learning_rate, **flow)
-    heads = replace(config.world.heads, termination_reads="past")
+    # whether there are heads is left to the data, as in the presets of `configs/world`
+    heads = replace(config.world.heads, termination_reads="past", reward=None, termination=None)
     return replace(config, world=replace(config.world, heads=heads))
 
 
@@ -357,7 +358,7 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
     with pytest.raises(ConfigError, match=r"would leave flow\.global_block\.outcomes\..* untrain"):
         main(part("denoiser", data, base, tmp_path / "d", outcomes=3))
     learned = main(hazard(data, base, tmp_path / "g"))
-    reads = replace(within(data, base, tmp_path / "h").world.heads, termination_reads="past")
+    reads = hazard(data, base, tmp_path / "h").world.heads
     again = within(data, learned, tmp_path / "h")
     with pytest.raises(ConfigError, match="part=within changes what a head with"):
         main(replace(again, world=replace(again.world, heads=reads)))

@@ -191,7 +191,7 @@ def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) 
             "out with world.heads.termination=false, and train it afterwards with "
             "training.flow.part=heads"
         )
-    if training.part == "heads" and not (heads.reward or heads.termination):
+    if training.part == "heads" and heads.reward is False and heads.termination is False:
         raise ConfigError(
             f"{part}, but there are none: the data have neither rewards nor terminations, or "
             "world.heads leaves them out"

@@ -98,6 +98,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     source = open_dataset(config.data, folder / "data", parts=True).folder if ranks.main else None
     dataset = EpisodeDataset(str(ranks.share(source)))
     config = replace(config, world=with_heads(config.world, dataset.metadata))
+    if training.flow.part != "all":  # once more, as it is known now which heads there are
+        check_frozen_past(config.world, training.flow, ranks)
     share, lengths = config.data.held_out, dataset.lengths
     if config.growing:
         train, held_out = split_growing(dataset.recordings, share, training.seed)
