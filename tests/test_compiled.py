@@ -9,6 +9,7 @@ import torch
 
 from worldflow.compiled import compile_step
 from worldflow.flow.transformer import TransformerConfig
+from worldflow.heads import HeadsConfig
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig
@@ -24,7 +25,9 @@ def dream(world: WorldModel, rows: int, steps: int) -> list[torch.Tensor]:
     seen = [world.log_prob(frames, actions)]
     for t in range(steps):
         state, prediction = world.step(state, torch.full((rows,), t % 3), generator)
+        assert prediction.termination_probability is not None
         seen += [prediction.latents, prediction.frame, prediction.log_likelihood]
+        seen.append(prediction.termination_probability)
     return seen
 
 
@@ -40,10 +43,14 @@ def several_outcomes() -> WorldConfig:
     return replace(config, flow=replace(config.flow, global_block=block))
 
 
+def hazard() -> WorldConfig:
+    return replace(several_outcomes(), heads=HeadsConfig(8, termination_reads="past"))
+
+
 @pytest.mark.parametrize(
     "config",
-    [tiny_config(), frame_parallel(), several_outcomes()],
-    ids=["causal", "parallel", "outcomes"],
+    [tiny_config(), frame_parallel(), several_outcomes(), hazard()],
+    ids=["causal", "parallel", "outcomes", "hazard"],
 )
 def test_a_compiled_dream_is_the_eager_dream(config: WorldConfig) -> None:
     """Seven steps, past the window; one compiled world serves any number of rows."""

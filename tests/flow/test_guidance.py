@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from worldflow.flow.affine import LOG_SCALE_BOUND, Affine
 from worldflow.flow.flow import Flow
 from worldflow.flow.guidance import Guidance, Unconditional, guide
 from worldflow.flow.sampler import SamplerConfig
+from worldflow.heads import HeadsConfig
 from worldflow.testing import randomize, tiny_config, tiny_world
 
 TOKENS, CHANNELS, CONDITION = 5, 2, 8
@@ -191,3 +193,20 @@ def test_guidance_over_actions_changes_dreams_and_none_does_not() -> None:
     plain = next_frame(None)
     assert torch.equal(plain, next_frame(Guidance(0.0, "text")))
     assert not torch.equal(plain, next_frame(Guidance(2.0, "actions")))
+
+
+@pytest.mark.parametrize("reads", ["frame", "past"])
+def test_a_hazard_of_a_guided_dream_is_that_without_guidance(reads: str) -> None:
+    """Guidance changes which frame comes, so an end that is read from the frame changes too."""
+    world = tiny_world(config=replace(tiny_config(), heads=HeadsConfig(8, termination_reads=reads)))
+    frames, actions = torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8), torch.zeros(1, 1).long()
+
+    def end(weight: float) -> Tensor:
+        guidance = Guidance(weight, "actions")
+        state = world.initial_state(frames, actions, guidance=guidance)
+        generator = torch.Generator().manual_seed(0)
+        prediction = world.step(state, torch.tensor([2]), generator)[1]
+        assert prediction.termination_probability is not None
+        return prediction.termination_probability
+
+    assert torch.equal(end(0.0), end(2.0)) == (reads == "past")
