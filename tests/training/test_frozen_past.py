@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -366,6 +368,13 @@ def test_what_does_not_go_with_it_is_refused(data: Path, base: Path, tmp_path: P
     heads = replace(none.world.heads, reward=False, termination=False)
     with pytest.raises(ConfigError, match="part=heads, but there are none"):
         main(replace(none, world=replace(none.world, heads=heads)))
+    silent = tmp_path / "silent"
+    shutil.copytree(data, silent)
+    metadata = json.loads((silent / "dataset.json").read_text())
+    metadata |= {"has_rewards": False, "has_terminations": False}
+    (silent / "dataset.json").write_text(json.dumps(metadata))
+    with pytest.raises(ConfigError, match="part=heads, but there are none"):
+        main(hazard(silent, base, tmp_path / "j"))
     ahead = part("denoiser", data, base, tmp_path / "e")
     denoiser = replace(ahead.world.denoiser, lookahead=1)
     with pytest.raises(ConfigError, match=r"needs world\.denoiser\.lookahead=0"):
