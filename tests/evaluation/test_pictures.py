@@ -92,6 +92,17 @@ def test_video_can_be_read_back(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
 
 
+def test_the_same_columns_make_the_same_file(tmp_path: Path) -> None:
+    # with x264's macroblock tree half of 150 writes differed from the others
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    columns = beside(dict.fromkeys(("a", "b", "c"), noise), scale=8)
+    path, found = tmp_path / "video.mp4", set()
+    for _ in range(40):
+        write_video(path, columns, fps=8)
+        found.add(path.read_bytes())
+    assert len(found) == 1
+
+
 def test_animation_is_lossless_and_repeats() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
     data = animation(frames, fps=8.0)
