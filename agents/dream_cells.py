@@ -68,6 +68,8 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
         dream = training.world
         settings["world"] = card.world_sha256
         settings["dream"] = {"horizon": dream.horizon, "temperature": dream.temperature}
+        if dream.prompt is not None:
+            settings["dream"] |= {"prompt": dream.prompt, "guidance": dream.guidance}
         if cell.agent is not None:
             folder = Path(cell.agent)
             if not (folder / WEIGHTS).is_file():
@@ -79,6 +81,8 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
         settings["training"] |= asdict(card)
         del settings["training"]["world"]["path"]  # it may be moved; its digest stays
         del settings["training"]["latents_sha256"]  # cells of before do not say
+        if training.world.prompt is None:  # nor these
+            del settings["training"]["world"]["prompt"], settings["training"]["world"]["guidance"]
     return dict(json.loads(json.dumps(settings)))
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 from worldflow.actions import ActionSpec
-from worldflow.agents.dreams import check_dream
+from worldflow.agents.dreams import DreamConfig, check_dream
 from worldflow.agents.play import (
     AgentPolicy,
     Batch,
@@ -35,6 +35,7 @@ from worldflow.world_model import WorldModel
 
 REPORT = "evaluation.json"
 EYES = ("raw", "codec", "denoised")
+DREAMED = ("horizon", "temperature", "prompt", "guidance")  # of a dream, as its judges see it
 
 
 @dataclass
@@ -56,14 +57,25 @@ class EvaluationWorld:
         path: a world's name or folder.
         horizon: steps after which an imagined episode is truncated.
         temperature: factor on the noise of imagined frames.
+        prompt: what the dreams are about.
+        guidance: of every frame towards the prompt.
     """
 
     path: str | None = None
     horizon: int | None = None
     temperature: float | None = None
+    prompt: str | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
-        check_dream(self.horizon, self.temperature)
+        check_dream(self.horizon, self.temperature, self.guidance)
+
+    def after(self, trained: DreamConfig) -> DreamConfig:
+        """The dream to be judged in, after that of the training: nothing of novelty changes it."""
+        named = {name: getattr(self, name) for name in DREAMED}
+        known = {name: getattr(trained, name) for name in DREAMED}
+        told = {name: value for name, value in named.items() if value is not None}
+        return DreamConfig(**known | told)
 
 
 @dataclass
@@ -181,12 +193,13 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
         ConfigError: no such agent, nothing to play in, no real environment for this world, the
             agent's own world was replaced by another, an agent on latents shall play in a world
             with another codec, or `eyes` do not fit what it sees.
+        DataError: a prompt for a world that learned from no captions.
         WorldFormatError: the world cannot be loaded.
     """
     if not (config.dream or config.real):
         raise ConfigError("dream=false and real=false leave nothing to play in")
     model, card = load_agent(config.agent.path)
-    trained, wanted, observation = card.world, config.world, card.agent.observation
+    observation = card.agent.observation
     world = _open_world(card, config)
     if config.eyes == "codec" and world is None:
         raise ConfigError("eyes=codec shows frames as a world's codec does: say world=... too")
@@ -226,10 +239,11 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     if world is not None:
         check_fit(model, card, observation_space(world, observation), world.action_spec)
         if config.dream:
-            horizon = trained.horizon if wanted.horizon is None else wanted.horizon
-            heat = trained.temperature if wanted.temperature is None else wanted.temperature
-            dream = DreamBatch(Imagination(world, rows, horizon, heat, observation))
-            play("dream", dream, world.action_spec, None)
+            told = config.world.after(card.world)
+            imagined = Imagination(
+                world, rows, told.horizon, told.temperature, observation, start=told.start
+            )
+            play("dream", DreamBatch(imagined), world.action_spec, None)
     if config.real:
         denoised = config.eyes == "denoised"
         batch = make_real(world, rows, observation, card.source, denoised=denoised)

@@ -123,8 +123,13 @@ class DreamSettings:
 
     def curious(self, world: str, bonus: float) -> DreamConfig:
         """The explorer's: neither limit nor penalty, which would keep it from where it shall go."""
-        window = self.novelty_window
-        return DreamConfig(world, self.horizon, self.temperature, window, bonus=bonus)
+        return DreamConfig(
+            world,
+            self.horizon,
+            self.temperature,
+            novelty_window=self.novelty_window,
+            bonus=bonus,
+        )
 
 
 @dataclass

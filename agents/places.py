@@ -52,7 +52,8 @@ class Places:
 
         Raises:
             ConfigError: they name nothing to learn in, two real environments, or one that cannot
-                be made; or they change a dream that nobody learns in.
+                be made; or they change a dream that nobody learns in, or give a prompt and no
+                world.
             WorldFormatError: the world cannot be loaded.
         """
         if real and source is not None:
@@ -72,6 +73,11 @@ class Places:
             )
         if dream.path is None:
             assert source is not None
+            if dream.prompt is not None:
+                raise ConfigError(
+                    "world.prompt is what dreams are about, and there is no world to dream in: "
+                    "give world=..., or leave the prompt out"
+                )
             with contextlib.closing(make_source(source)) as env:
                 return cls(None, dream, source, True, env.action_spec)
         world = open_world(dream.path, device)
@@ -89,7 +95,9 @@ class Places:
 
         Raises:
             ConfigError: they cannot be made, the algorithm cannot take their actions, the world is
-                not calibrated for the window of novelty, or processes are asked for in a dream.
+                not calibrated for the window of novelty, guidance without a prompt, or processes
+                are asked for in a dream.
+            DataError: a prompt for a world that learned from no captions.
             WorldFormatError: the world is not calibrated for novelty, or was before novelty had
                 p-values and windows.
         """
@@ -123,14 +131,21 @@ class Places:
             agent.observation,
             dream.novelty_window,
             dream.max_novelty,
+            dream.start,
         )
         return for_agent(ImaginedVecEnv(imagination), agent, dream)
 
     def imagination(self, num_envs: int, observation: str) -> Imagination:
         """Dreams to be judged in: novelty ends none of them, whatever the agent learns in."""
         assert self.world is not None
+        dream = self.dream
         return Imagination(
-            self.world, num_envs, self.dream.horizon, self.dream.temperature, observation
+            self.world,
+            num_envs,
+            dream.horizon,
+            dream.temperature,
+            observation,
+            start=dream.start,
         )
 
 

@@ -25,7 +25,8 @@ SHORTHANDS = {
     "guidance": "guidance.weight",
 }
 # Paths and sentences too: taken as they are, whatever characters they hold.
-PLAIN_PATHS = ("src", "dst", "resume", "prompt", "image", "video", "actions", "caption")
+PLAIN_PATHS = {"src", "dst", "resume", "image", "video", "actions"}
+PLAIN_PATHS |= {"caption", "prompt", "world.prompt"}
 
 Config = TypeVar("Config")
 

@@ -12,6 +12,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
+from worldflow.agents import evaluate as evaluate_module
 from worldflow.agents import places as places_module
 from worldflow.agents.algorithms import AgentConfig
 from worldflow.agents.dreams import DreamConfig
@@ -24,10 +25,15 @@ from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.calibration import UNCALIBRATED
 from worldflow.cli import main as command_line
 from worldflow.envs import VectorNoveltyReward, VectorPessimisticReward
+from worldflow.envs.imagination import Imagination
 from worldflow.envs.sources import SourceConfig
+from worldflow.envs.starts import Start
 from worldflow.envs.vector import StarFlowWorldVectorEnv
-from worldflow.errors import ConfigError, WorldFormatError
+from worldflow.errors import ConfigError, DataError, WorldFormatError
 from worldflow.evaluation.curves import read_scalars
+from worldflow.flow.guidance import Guidance
+from worldflow.storage import save_world
+from worldflow.testing import tiny_world
 from worldflow.world_model import WorldModel
 
 Quick = Callable[..., TrainAgentConfig]
@@ -186,3 +192,47 @@ def test_windows_and_calibration(
         for dream in ({"bonus": 1.0}, {"pessimism": 1.0}, {"max_novelty": 3.0}):
             with pytest.raises(WorldFormatError, match="calibration field `dreamed` is missing"):
                 train_agent(quick(dream=dream))
+
+
+def test_agents_learn_and_are_judged_in_dreams_of_a_prompt(
+    quick: Quick,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "told"
+    save_world(tiny_world(captions=("the ball falls left", "right, [then] left")), folder, "told\n")
+    starts: list[Start] = []
+
+    class Watched(Imagination):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            starts.append(kwargs.get("start") or args[-1])
+
+    monkeypatch.setattr(places_module, "Imagination", Watched)
+    monkeypatch.setattr(evaluate_module, "Imagination", Watched)
+    judged = EvaluationConfig(every=16, episodes=1, num_envs=1, real=False)
+    out = train_agent(
+        quick(
+            world=folder, dream={"prompt": "right, [then] left", "guidance": 1.0}, evaluation=judged
+        )
+    )
+    wanted = Start(prompt="right, [then] left", guidance=Guidance(1.0))
+    assert starts == [wanted, wanted]  # where it learns, and where it is judged
+    assert AgentCard.load(out).world.prompt == "right, [then] left"
+    play = ["evaluate-agent", f"agent={out}", "episodes=1", "real=false", "progress=false"]
+    assert command_line(play) == 0
+    assert command_line([*play, "world.prompt=the ball, falls", "world.guidance=0"]) == 0
+    assert starts[2:] == [wanted, Start(prompt="the ball, falls")]
+    assert command_line([*play, "world.guidance=-1"]) == 2
+    assert "world.guidance=-1" in capsys.readouterr().err
+
+
+def test_prompts_need_a_world_that_can_be_told() -> None:
+    world = tiny_world()
+    with pytest.raises(DataError, match="without captions"):
+        place(world, prompt="the ball").training_env(AgentConfig(num_envs=2))
+    with pytest.raises(ConfigError, match="knows no text"):
+        place(world, guidance=1.0).training_env(AgentConfig(num_envs=2))
+    with pytest.raises(ConfigError, match="no world to dream in"):
+        Places.of(DreamConfig(prompt="the ball"), SourceConfig("worldflow/Catch-v0"), False)
