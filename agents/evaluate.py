@@ -51,7 +51,7 @@ class AgentPath:
 
 @dataclass
 class EvaluationWorld:
-    """Which world; what is null is as in the agent's training.
+    """Which world; what is null is as in the agent's training, so that no prompt can be taken away.
 
     Attributes:
         path: a world's name or folder.

@@ -52,7 +52,7 @@ class Places:
 
         Raises:
             ConfigError: they name nothing to learn in, two real environments, or one that cannot
-                be made; or they change a dream that nobody learns in, or give a prompt and no
+                be made; or they change a dream that nobody learns in, or lead dreams of no
                 world.
             WorldFormatError: the world cannot be loaded.
         """
@@ -73,10 +73,10 @@ class Places:
             )
         if dream.path is None:
             assert source is not None
-            if dream.prompt is not None:
+            if dream.prompt is not None or dream.guidance:
                 raise ConfigError(
-                    "world.prompt is what dreams are about, and there is no world to dream in: "
-                    "give world=..., or leave the prompt out"
+                    "world.prompt and world.guidance lead dreams, and there is no world to dream "
+                    "in: give world=..., or leave them out"
                 )
             with contextlib.closing(make_source(source)) as env:
                 return cls(None, dream, source, True, env.action_spec)

@@ -99,6 +99,7 @@ def train_agent(config: TrainAgentConfig) -> Path:
     Raises:
         ConfigError: the settings name nothing to learn in or contradict each other, or `out`
             holds another agent.
+        DataError: a prompt for a world that learned from no captions.
         WorldFormatError: the world cannot be loaded.
     """
     out = Path(config.out)

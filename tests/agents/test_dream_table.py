@@ -16,7 +16,14 @@ import pytest
 
 from worldflow.agents import dream_cells
 from worldflow.agents.dream_cells import read_scores, run_cell, settings_of
-from worldflow.agents.dream_grid import DreamGridConfig, cell_folder, chosen, grid, training_of
+from worldflow.agents.dream_grid import (
+    Cell,
+    DreamGridConfig,
+    cell_folder,
+    chosen,
+    grid,
+    training_of,
+)
 from worldflow.agents.dream_table import comparisons, markdown, paired, table_rows
 from worldflow.agents.locks import held
 from worldflow.agents.saved import AgentCard
@@ -289,3 +296,16 @@ def test_two_processes_share_a_grid(config: DreamGridConfig, tmp_path: Path) -> 
     assert sorted(trained) == sorted(expected)
     finished = [read_scores(config, cell) is not None for cell in grid(config)]
     assert all(finished)
+
+
+def test_cells_of_before_there_were_prompts_stay_what_they_are(config: DreamGridConfig) -> None:
+    led = replace(config, train=[*config.train, "world.prompt=the ball, left", "world.guidance=2"])
+    random, dream = grid(config)[:2]
+    for cell in (random, dream):
+
+        def said(config: DreamGridConfig, cell: Cell = cell) -> dict[str, Any]:
+            found = settings_of(config, cell, training_of(config, cell))
+            return found["dream"] if cell.kind == "random" else found["training"]["world"]
+
+        assert not {"prompt", "guidance"} & said(config).keys()
+        assert (said(led)["prompt"], said(led)["guidance"]) == ("the ball, left", 2.0)

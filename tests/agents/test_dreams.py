@@ -234,5 +234,9 @@ def test_prompts_need_a_world_that_can_be_told() -> None:
         place(world, prompt="the ball").training_env(AgentConfig(num_envs=2))
     with pytest.raises(ConfigError, match="knows no text"):
         place(world, guidance=1.0).training_env(AgentConfig(num_envs=2))
-    with pytest.raises(ConfigError, match="no world to dream in"):
-        Places.of(DreamConfig(prompt="the ball"), SourceConfig("worldflow/Catch-v0"), False)
+    told = tiny_world(captions=("the ball falls left", "the ball falls right"))
+    with pytest.raises(ConfigError, match="leads towards a prompt"):
+        place(told, guidance=1.0).training_env(AgentConfig(num_envs=2))
+    for led in ({"prompt": "the ball"}, {"guidance": 1.0}):
+        with pytest.raises(ConfigError, match="no world to dream"):
+            Places.of(DreamConfig(**led), SourceConfig("worldflow/Catch-v0"), False)

@@ -239,10 +239,10 @@ def test_impossible_settings_are_refused_before_anything_is_made(
     assert override.split("=")[0] in capsys.readouterr().err and not out.exists()
 
 
-def test_a_training_of_before_there_was_a_digest_of_latents_goes_on(quick: Quick) -> None:
+def test_a_training_of_before_there_were_prompts_and_a_digest_goes_on(quick: Quick) -> None:
     out = train_agent(quick(16))
     card = OmegaConf.load(out / "agent.yaml")
-    del card["latents_sha256"]
+    del card["latents_sha256"], card["world"]["prompt"], card["world"]["guidance"]
     OmegaConf.save(card, out / "agent.yaml")
     again = train_agent(quick(32, resume=True))
     assert load_agent(again, "cpu")[1].steps == 32
