@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.dreams import DreamConfig, check_dream
+from worldflow.agents.places import Places
 from worldflow.agents.play import (
     AgentPolicy,
     Batch,
@@ -28,14 +29,12 @@ from worldflow.agents.saved import AgentCard, knows_latents, load_agent, world_d
 from worldflow.agents.seeds import episode_seed
 from worldflow.agents.summary import FOOTER, Summary, save_report, table
 from worldflow.compiled import open_world
-from worldflow.envs.imagination import Imagination
 from worldflow.envs.spaces import action_space, observation_space
 from worldflow.errors import ConfigError
 from worldflow.world_model import WorldModel
 
 REPORT = "evaluation.json"
 EYES = ("raw", "codec", "denoised")
-DREAMED = ("horizon", "temperature", "prompt", "guidance")  # of a dream, as its judges see it
 
 
 @dataclass
@@ -71,11 +70,8 @@ class EvaluationWorld:
         check_dream(self.horizon, self.temperature, self.guidance)
 
     def after(self, trained: DreamConfig) -> DreamConfig:
-        """The dream to be judged in, after that of the training: nothing of novelty changes it."""
-        named = {name: getattr(self, name) for name in DREAMED}
-        known = {name: getattr(trained, name) for name in DREAMED}
-        told = {name: value for name, value in named.items() if value is not None}
-        return DreamConfig(**known | told)
+        """The dream of the training with what is said here in its place."""
+        return replace(trained, **{k: v for k, v in vars(self).items() if v is not None})
 
 
 @dataclass
@@ -239,15 +235,14 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
     if world is not None:
         check_fit(model, card, observation_space(world, observation), world.action_spec)
         if config.dream:
-            told = config.world.after(card.world)
-            imagined = Imagination(
-                world, rows, told.horizon, told.temperature, observation, start=told.start
-            )
-            play("dream", DreamBatch(imagined), world.action_spec, None)
+            dream = config.world.after(card.world)
+            places = Places(world, dream, None, False, world.action_spec)
+            batch = DreamBatch(places.imagination(rows, observation))
+            play("dream", batch, world.action_spec, None)
     if config.real:
         denoised = config.eyes == "denoised"
-        batch = make_real(world, rows, observation, card.source, denoised=denoised)
-        with contextlib.closing(batch) as real:
+        reality = make_real(world, rows, observation, card.source, denoised=denoised)
+        with contextlib.closing(reality) as real:
             check_fit(model, card, real.observation_space, real.action_spec)
             eyes = codec_eyes(world) if world is not None and config.eyes == "codec" else None
             play("real", real, real.action_spec, eyes)

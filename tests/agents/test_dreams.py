@@ -12,7 +12,6 @@ import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
-from worldflow.agents import evaluate as evaluate_module
 from worldflow.agents import places as places_module
 from worldflow.agents.algorithms import AgentConfig
 from worldflow.agents.dreams import DreamConfig
@@ -210,7 +209,6 @@ def test_agents_learn_and_are_judged_in_dreams_of_a_prompt(
             starts.append(kwargs.get("start") or args[-1])
 
     monkeypatch.setattr(places_module, "Imagination", Watched)
-    monkeypatch.setattr(evaluate_module, "Imagination", Watched)
     judged = EvaluationConfig(every=16, episodes=1, num_envs=1, real=False)
     out = train_agent(
         quick(
