@@ -29,11 +29,14 @@ class LikelihoodInfo(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         world: a `WorldModel`, or the name or folder of one.
         window: `novelty` is that of so many last frames together.
         seed: of the noise on the latents; the seed of a reset starts it anew.
+        prompt: what the episodes are about, for worlds that learned from captions.
 
     Raises:
-        ConfigError: the env observes something else, or has other actions.
+        ConfigError: the env observes something else, has other actions, or there is no encoder for
+            the prompt.
         WorldFormatError: the world cannot be loaded, or its calibration has no p-values.
         ValueError: the world was calibrated for no such window.
+        DataError: a prompt for a world that learned from no captions.
 
     >>> from worldflow.envs.sources.catch import CatchEnv
     >>> env = LikelihoodInfo(CatchEnv(), "catch")
@@ -48,9 +51,10 @@ class LikelihoodInfo(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         world: str | Path | WorldModel,
         window: int = 1,
         seed: int = 0,
+        prompt: str | None = None,
     ) -> None:
         super().__init__(env)
-        self._scores = LiveScores(world, 1, window, seed)
+        self._scores = LiveScores(world, 1, window, seed, prompt)
         require_frames(env.observation_space, self.world)
         require_actions(env.action_space, self.world)
 
@@ -87,11 +91,13 @@ class VectorLikelihoodInfo(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.
         world: a `WorldModel`, or the name or folder of one.
         window: `novelty` is that of so many last frames together.
         seed: of the noise on the latents; the seeds of a reset start it anew.
+        prompt: what the episodes are about, in all rows.
 
     Raises:
         ConfigError: as for `LikelihoodInfo`, or the env does not say its autoreset mode.
         WorldFormatError: as for `LikelihoodInfo`.
         ValueError: as for `LikelihoodInfo`.
+        DataError: as for `LikelihoodInfo`.
     """
 
     def __init__(
@@ -100,10 +106,11 @@ class VectorLikelihoodInfo(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.
         world: str | Path | WorldModel,
         window: int = 1,
         seed: int = 0,
+        prompt: str | None = None,
     ) -> None:
         super().__init__(env)
         self._mode = autoreset_mode(env)
-        self._scores = LiveScores(world, env.num_envs, window, seed)
+        self._scores = LiveScores(world, env.num_envs, window, seed, prompt)
         require_frames(env.single_observation_space, self.world)
         require_actions(env.single_action_space, self.world)
         self._ended = np.zeros(env.num_envs, np.bool_)

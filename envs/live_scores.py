@@ -14,6 +14,7 @@ from worldflow.novelty import RunningNovelty
 from worldflow.randomness import generator_of
 from worldflow.scoring import LiveScorer
 from worldflow.storage import load_world
+from worldflow.text.encoder import embed, encoder_of
 from worldflow.world_model import WorldModel
 
 
@@ -25,17 +26,30 @@ class LiveScores:
         rows: B.
         window: `novelty` is that of so many last frames of the episode together.
         seed: of the noise on the latents; the seeds of resets start it anew.
+        prompt: what the episodes are about; None: the world is not told.
 
     Raises:
         WorldFormatError: the world cannot be loaded, or its calibration has no p-values.
         ValueError: the world was calibrated for no such window.
+        DataError: a prompt for a world that learned from no captions.
+        ConfigError: no encoder for the prompt.
     """
 
-    def __init__(self, world: str | Path | WorldModel, rows: int, window: int, seed: int) -> None:
+    def __init__(
+        self,
+        world: str | Path | WorldModel,
+        rows: int,
+        window: int,
+        seed: int,
+        prompt: str | None = None,
+    ) -> None:
         self.world = world if isinstance(world, WorldModel) else compile_step(load_world(world))
         self.rows = rows
         self._running = RunningNovelty(self.world.calibration.require("seen"), window, rows)
-        self._scorer = LiveScorer(self.world, rows)
+        text = None
+        if prompt is not None:
+            text = embed(encoder_of(self.world.spec.text), [prompt]).expand(rows, -1)
+        self._scorer = LiveScorer(self.world, rows, text)
         self._generators = [torch.Generator() for _ in range(rows)]
         self.seed([seed] * rows)
 

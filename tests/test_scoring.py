@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from worldflow.errors import DataError
 from worldflow.novelty import prediction_entropy
 from worldflow.randomness import fixed
 from worldflow.scoring import LiveScorer, episode_scores, token_detail
 from worldflow.testing import tiny_world
+from worldflow.text.encoder import embed, encoder_of
 
 
 def video(length: int = 6, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,6 +67,21 @@ def test_live_scores_are_those_of_the_clip() -> None:
         scores = scorer.step(frames[:, t], actions[:, t], generators)
         for name in ("log_likelihood", "uncertainty", "novelty", "token_statistics"):
             torch.testing.assert_close(getattr(scores, name), getattr(whole, name)[:, t])
+
+
+def test_live_scores_under_a_text_are_those_of_the_clip_under_it() -> None:
+    world = tiny_world(captions=("left", "right")).double()
+    frames, actions = video()
+    text = embed(encoder_of(world.spec.text), ["left", "right", "left"])
+    plain, whole = (world.score(frames, actions, text=t).log_likelihood for t in (None, text))
+    generators, scorer = fixed(3), LiveScorer(world, 3, text)
+    scorer.reset(torch.ones(3, dtype=torch.bool), frames[:, 0], generators)
+    for t in range(1, 6):
+        found = scorer.step(frames[:, t], actions[:, t], generators).log_likelihood
+        torch.testing.assert_close(found, whole[:, t])
+        assert not torch.isclose(found, plain[:, t]).any()
+    with pytest.raises(DataError, match="text has shape"):
+        LiveScorer(world, 2, text)
 
 
 def test_a_reset_row_starts_anew_and_the_others_keep_every_bit() -> None:

@@ -121,10 +121,15 @@ class LiveScorer:
     Args:
         world: in eval mode.
         rows: B.
+        text: of each episode, (B, E), see `worldflow.text.encoder.embed`; None: none.
+
+    Raises:
+        DataError: text for a world that knows none, or of another shape.
     """
 
-    def __init__(self, world: WorldModel, rows: int) -> None:
+    def __init__(self, world: WorldModel, rows: int, text: Tensor | None = None) -> None:
         self.world, self.rows = world, rows
+        self._text = world.conditioning.texts(rows, text)
         self._device = next(world.parameters()).device
         self._state = world.flow.empty_state(rows)
         self._noise = self._state.hidden
@@ -143,7 +148,7 @@ class LiveScorer:
         state, out = world.flow.observe(
             world.flow.empty_state(self.rows),
             world.add_noise(latents, generators),
-            world.conditioning.initial(self.rows),
+            world.conditioning.initial(self.rows, self._text),
         )
         self._state = FlowState.where(rows, state, self._state)
         self._noise = torch.where(rows[:, None, None], out.noise, self._noise)
@@ -153,7 +158,7 @@ class LiveScorer:
         """Scores (B,) of the next frames (B, H, W, 3) uint8, to which `actions` (B, ...) led."""
         world, frames = self.world, frames.to(self._device)
         latents = world.codec.encode_frames(frames)
-        condition = world.conditioning.embed(actions.to(self._device))
+        condition = world.conditioning.embed(actions.to(self._device), text=self._text)
         noisy = world.add_noise(latents, generators)
         self._state, out = world.flow.observe(self._state, noisy, condition)
         scores = seen_scores(world, out, self._noise, token_detail(world, frames, latents))

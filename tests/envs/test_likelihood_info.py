@@ -23,9 +23,10 @@ from worldflow.envs import (
 from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.envs.sources.catch import CatchEnv
 from worldflow.envs.transition import SCORES
-from worldflow.errors import ConfigError, WorldFormatError
+from worldflow.errors import ConfigError, DataError, WorldFormatError
 from worldflow.randomness import generator_of
 from worldflow.testing import tiny_world
+from worldflow.text.encoder import embed, encoder_of
 from worldflow.world_model import WorldModel
 
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
@@ -89,6 +90,29 @@ def test_novelty_of_a_window(world: WorldModel) -> None:
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="window=3"):
         LikelihoodInfo(CatchEnv(), world, window=3)
+
+
+def test_scores_under_a_prompt() -> None:
+    world = tiny_world(captions=("left", "right"))
+    _, plain = play(LikelihoodInfo(CatchEnv(), world), 4)
+    frames, told = play(LikelihoodInfo(CatchEnv(), world, prompt="left"), 4)
+    text = embed(encoder_of(world.spec.text), ["left"])
+    expected = world.score(
+        torch.from_numpy(np.stack(frames))[None],
+        torch.tensor([[0, *ACTIONS]]),
+        [noise(4)],
+        text=text,
+    ).log_likelihood[0, 1:]
+    found = np.array([info["log_likelihood"] for info in told])
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-3)
+    assert (found != [info["log_likelihood"] for info in plain]).all()
+    # all rows of a vector env
+    envs = VectorLikelihoodInfo(catch_batch(DISABLED), world, prompt="left")
+    envs.reset(seed=[4, 9])
+    _, _, _, _, infos = envs.step(np.array(ACTIONS[:1] * 2))
+    np.testing.assert_allclose(infos["log_likelihood"][0], found[0], rtol=1e-4)
+    with pytest.raises(DataError, match="learned without captions"):
+        LikelihoodInfo(CatchEnv(), tiny_world(), prompt="left")
 
 
 @pytest.mark.filterwarnings("ignore:.*different from the unwrapped version")
