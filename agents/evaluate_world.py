@@ -85,9 +85,14 @@ def beside_the_game(
     return figures, pictures
 
 
-def _check_game(world: WorldModel) -> None:
+def _check_game(world: WorldModel, captions: bool) -> None:
     if why_not(world) is not None:
         return
+    if captions:
+        raise ConfigError(
+            "the real game has no captions that the world could be told; set captions=false, or "
+            "real=false"
+        )
     try:
         make_source(SourceConfig(**world.spec.source)).close()
     except ConfigError as error:
@@ -98,10 +103,11 @@ def main(config: EvaluateWorldConfig) -> None:
     """The command `worldflow evaluate`.
 
     Raises:
-        ConfigError: the real environment cannot be made; tried before anything is measured.
+        ConfigError: the real environment cannot be made, or would be asked beside captions; tried
+            before anything is measured.
     """
     if config.real:
-        _check_game(load_world(config.world.path))
+        _check_game(load_world(config.world.path), config.captions)
     evaluation = evaluate(config)
     if config.real:
         evaluation.figures["game"], pictures = beside_the_game(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,12 @@ DISCRETE = ActionSpec("discrete", n=3)
 def make_dataset(tmp_path: Path) -> Callable[..., EpisodeDataset]:
     """Makes a dataset whose frames tell where they are from: (episode, frame, 0) in every pixel."""
 
-    def make(lengths: list[int], spec: ActionSpec = DISCRETE, size: int = SIZE) -> EpisodeDataset:
+    def make(
+        lengths: list[int],
+        spec: ActionSpec = DISCRETE,
+        size: int = SIZE,
+        captions: Sequence[str | None] = (),
+    ) -> EpisodeDataset:
         folder = tmp_path / "data"
         metadata = DatasetMetadata({}, spec, (size, size, 3), 8.0, 0, {})
         writer = EpisodeWriter(folder, metadata)
@@ -35,7 +40,9 @@ def make_dataset(tmp_path: Path) -> Callable[..., EpisodeDataset]:
             ended = np.arange(length) == length - 1
             rewards = np.zeros(length, np.float32)
             known = np.ones(length, np.bool_)
-            writer.add(index, Episode(frames, actions, rewards, ended, known, 0, truncated=False))
+            said = captions[index] if captions else None
+            episode = Episode(frames, actions, rewards, ended, known, 0, False, caption=said)
+            writer.add(index, episode)
         return EpisodeDataset(folder)
 
     return make

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split, split_growing
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import ConfigError, DataError
+from worldflow.text.encoder import TextEncoder, embed
 from worldflow.world_spec import HeldOut
 
 STARTS = ("first", "random")
@@ -38,11 +40,18 @@ class RealClips:
         frames: (B, T, H, W, 3) uint8.
         actions: (B, T, ...); `actions[:, t]` led to `frames[:, t]`.
         valid: (B, T) bool, true at real frames.
+        text: what the world is told of each clip, (B, E) float32, zeros for nothing, see
+            `worldflow.text.encoder.embed`; None: nothing of any.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     valid: np.ndarray
+    text: np.ndarray | None = field(default=None, kw_only=True)
+
+    def told(self, rows: slice | np.ndarray) -> torch.Tensor | None:
+        """The text of some rows."""
+        return None if self.text is None else torch.from_numpy(self.text[rows])
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ def real_clips(
     context: int,
     start: str,
     seed: int,
+    encoder: TextEncoder | None = None,
 ) -> RecordedClips:
     """Up to `count` clips, each from an episode of its own where there are enough.
 
@@ -140,10 +150,12 @@ def real_clips(
         context: episodes that are not longer than this are left out.
         start: "first": the clip begins with its episode; "random": anywhere it fits.
         seed: of the choice.
+        encoder: of the captions that the world is told; None: it is told none.
 
     Raises:
         ConfigError: `start` is neither.
-        DataError: no episode is longer than the context.
+        DataError: no episode is longer than the context, or a caption longer than the encoder
+            reads.
     """
     if start not in STARTS:
         raise ConfigError(f"start is {start!r}; use one of {', '.join(STARTS)}")
@@ -173,4 +185,7 @@ def real_clips(
     actions, _ = load_clips([s.actions for s in slices], rows, length)
     rewards, _ = load_clips([s.rewards for s in slices], rows, length)
     terminated, _ = load_clips([s.terminated for s in slices], rows, length)
-    return RecordedClips(frames, actions, valid, rewards, terminated)
+    text = None
+    if encoder is not None:
+        text = embed(encoder, [dataset.captions[episode] for episode in chosen]).numpy()
+    return RecordedClips(frames, actions, valid, rewards, terminated, text=text)

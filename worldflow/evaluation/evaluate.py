@@ -34,6 +34,7 @@ from worldflow.evaluation.simulate import (
 from worldflow.evaluation.simulator_report import ACTIONS, action_strip, simulator_lines
 from worldflow.novelty import noise_floor
 from worldflow.storage import load_world
+from worldflow.text.encoder import TextEncoder, encoder_of
 from worldflow.world_model import WorldModel
 
 
@@ -68,6 +69,7 @@ class EvaluateConfig:
         samples: dreams of each clip.
         batch: rows dreamed at once.
         strips: clips shown as pictures.
+        captions: the world is told the captions of the clips; detection must be off.
         detection: how well strangeness is detected, and whether it tells a dream's errors.
         seed: of the choice of clips and of the noise.
         progress: show progress bars.
@@ -82,11 +84,17 @@ class EvaluateConfig:
     samples: int = 4
     batch: int = 16
     strips: int = 4
+    captions: bool = False
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     seed: int = 0
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.captions and self.detection.enabled:
+            raise ConfigError(
+                "detection=true asks what the world finds strange without a caption; measure it "
+                "with captions=false"
+            )
         for name in ("clips", "horizon", "samples", "batch", "strips"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -125,7 +133,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Raises:
         WorldFormatError: the world cannot be loaded.
-        DataError: the dataset cannot be read, or does not fit the world.
+        DataError: the dataset cannot be read, or does not fit the world, or captions are asked for
+            that it or the world does not have.
+        ConfigError: the encoder of the captions is not installed.
     """
     world, dataset = load_world(config.world.path), EpisodeDataset(config.data.path)
     _check_fit(world, dataset)
@@ -133,7 +143,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)
     longest = int(dataset.lengths[episodes].max())
     length = min(context + config.horizon, longest)
-    clips = real_clips(dataset, episodes, config.clips, length, context, config.start, config.seed)
+    encoder = _encoder(world, dataset) if config.captions else None
+    clips = real_clips(
+        dataset, episodes, config.clips, length, context, config.start, config.seed, encoder
+    )
     heat, seed = config.world.temperature, config.seed
     dreams = dream(world, clips, config.samples, config.batch, heat, seed, config.progress)
     reconstructed = reconstructions(world, clips, config.batch)
@@ -200,6 +213,7 @@ def _figures(
         "settings": asdict(config),
         "context": context,
         "clips": len(clips.frames),
+        "captions": None if clips.text is None else int(clips.text.any(axis=1).sum()),
         "steps": np.arange(1, valid.shape[1] + 1).tolist(),
         "clips_at_step": valid.sum(axis=0).tolist(),
         "psnr": {n: bootstrap(decibels(e)).to_dict() for n, e in of_clips.items()},
@@ -257,6 +271,16 @@ def _detect(
 def _listed(curve: np.ndarray) -> list[float | None]:
     """As JSON has no NaN: None where no clip is that long."""
     return [None if math.isnan(value) else value for value in curve.tolist()]
+
+
+def _encoder(world: WorldModel, dataset: EpisodeDataset) -> TextEncoder:
+    encoder = encoder_of(world.spec.text)
+    if not any(dataset.captions):
+        raise DataError(
+            f"captions=true, but no episode in {dataset.folder} has a caption; see docs/text.md on "
+            "how to give some, or leave it out"
+        )
+    return encoder
 
 
 def _check_fit(world: WorldModel, dataset: EpisodeDataset) -> None:

@@ -75,6 +75,8 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         f"clip: {settings['samples']}; temperature: {settings['world']['temperature']}). Step 0 "
         "is the last given frame. Where episodes end earlier, later steps have fewer clips."
     )
+    if figures["captions"] is not None:
+        report.text(f"The world was told the captions of {figures['captions']} clips.")
     for path in sorted(folder.glob("strip_*.png")):
         report.picture(path.read_bytes(), "the same actions: real, dreamed, real through the codec")
     steps = figures["steps"]

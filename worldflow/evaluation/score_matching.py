@@ -94,7 +94,9 @@ def cut(clips: RealClips) -> tuple[RealClips, np.ndarray]:
     frames, _ = load_clips(list(clips.frames), picks, longest)
     actions, _ = load_clips(list(clips.actions), picks, longest)
     valid = np.arange(longest) < np.array(ends)[:, None]
-    return RealClips(frames, actions, valid), np.array([row for row, _ in picks])
+    owners = np.array([row for row, _ in picks])
+    text = None if clips.text is None else clips.text[owners]
+    return RealClips(frames, actions, valid, text=text), owners
 
 
 class Examined(NamedTuple):
@@ -122,7 +124,8 @@ def examine(world: WorldModel, pieces: RealClips, piece: slice, seed: int) -> Ex
     with torch.no_grad():
         generators = [clip_noise(seed, number) for number in range(piece.start, piece.stop)]
         noisy = world.noisy_latents(frames, generators)
-        condition = world.conditioning(torch.from_numpy(pieces.actions[piece]))
+        text = pieces.told(piece)
+        condition = world.conditioning(torch.from_numpy(pieces.actions[piece]), text=text)
         matched = world.denoiser(noisy, condition)[0][rows, last - 1]
         shown = frames[rows, last - 1]
         clean = world.codec.encode_frames(shown)

@@ -30,7 +30,8 @@ def head_predictions(
     for piece in chunks(len(clips.frames), batch):
         generators = [clip_noise(seed, n) for n in range(piece.start, piece.stop)]
         noisy = world.noisy_latents(torch.from_numpy(clips.frames[piece]), generators)
-        condition = world.conditioning(torch.from_numpy(clips.actions[piece]))
+        text = clips.told(piece)
+        condition = world.conditioning(torch.from_numpy(clips.actions[piece]), text=text)
         _, features = world.denoiser(noisy, condition)
         if world.reward_head is not None:
             rewards.append(world.reward_head.mean(world.reward_head(features)))

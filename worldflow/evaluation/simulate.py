@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -80,7 +80,12 @@ def dream(
         for piece in chunks(len(rows), batch):
             frames = torch.from_numpy(clips.frames[rows[piece]])
             actions = torch.from_numpy(clips.actions[rows[piece]])
-            state = world.initial_state(frames[:, :context], actions[:, :context], generator)
+            state = world.initial_state(
+                frames[:, :context],
+                actions[:, :context],
+                generator,
+                text=clips.told(rows[piece]),
+            )
             steps: dict[str, list[torch.Tensor]] = {name: [] for name in parts}
             for t in range(context, length):
                 state, made = world.step(state, actions[:, t], generator, temperature)
@@ -121,7 +126,8 @@ def scores(
     for piece in chunks(len(clips.frames), batch):
         frames, taken = torch.from_numpy(clips.frames[piece]), torch.from_numpy(actions[piece])
         numbers = range(len(clips.frames))[piece]
-        pieces.append(world.score(frames, taken, [clip_noise(seed, clip) for clip in numbers]))
+        noise = [clip_noise(seed, clip) for clip in numbers]
+        pieces.append(world.score(frames, taken, noise, text=clips.told(piece)))
     return Scores(
         **{
             name: torch.cat([getattr(piece, name) for piece in pieces]).cpu()
@@ -170,7 +176,8 @@ def novelty_curves(
 
     Returns:
         novelty (T',) of real frames, of real frames under wrong actions, and of dreams; and the NLL
-        of the real frames under the true actions and under wrong ones (absent without actions).
+        of the real frames under the true actions, under wrong ones (absent without actions), and
+        without the captions that the world is told (absent where it is told none).
     """
     context = world.config.context
     valid = clips.valid[:, context:]
@@ -186,5 +193,9 @@ def novelty_curves(
         curves[name] = masked_mean(scored.novelty.numpy()[:, context:], valid)
         likelihood = scored.log_likelihood.numpy()[:, context:][valid]
         nll[name] = float(-likelihood.mean() / world.dimensions)
+    if clips.text is not None:
+        untold = scores(world, replace(clips, text=None), clips.actions, batch, seed)
+        likelihood = untold.log_likelihood.numpy()[:, context:][valid]
+        nll["no captions"] = float(-likelihood.mean() / world.dimensions)
     curves["dream"] = masked_mean(dreams.novelty.mean(axis=0), valid)
     return curves, nll
