@@ -88,10 +88,9 @@ def beside_the_game(
 def _check_game(world: WorldModel, captions: bool) -> None:
     if why_not(world) is not None:
         return
-    if captions:
+    if captions and world.spec.text is not None:
         raise ConfigError(
-            "the real game has no captions that the world could be told; set captions=false, or "
-            "real=false"
+            "captions=true, but what is measured beside the real game is told none: set real=false"
         )
     try:
         make_source(SourceConfig(**world.spec.source)).close()

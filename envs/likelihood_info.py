@@ -29,14 +29,16 @@ class LikelihoodInfo(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         world: a `WorldModel`, or the name or folder of one.
         window: `novelty` is that of so many last frames together.
         seed: of the noise on the latents; the seed of a reset starts it anew.
-        prompt: what the episodes are about, for worlds that learned from captions.
+        prompt: what the episodes are about, for worlds that learned from captions. `novelty` is
+            calibrated without one.
 
     Raises:
         ConfigError: the env observes something else, has other actions, or there is no encoder for
             the prompt.
-        WorldFormatError: the world cannot be loaded, or its calibration has no p-values.
+        WorldFormatError: the world cannot be loaded, its calibration has no p-values, or it learned
+            with another encoder of text.
         ValueError: the world was calibrated for no such window.
-        DataError: a prompt for a world that learned from no captions.
+        DataError: a prompt for a world that learned from no captions, an empty or a too long one.
 
     >>> from worldflow.envs.sources.catch import CatchEnv
     >>> env = LikelihoodInfo(CatchEnv(), "catch")

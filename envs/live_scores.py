@@ -29,9 +29,10 @@ class LiveScores:
         prompt: what the episodes are about; None: the world is not told.
 
     Raises:
-        WorldFormatError: the world cannot be loaded, or its calibration has no p-values.
+        WorldFormatError: the world cannot be loaded, its calibration has no p-values, or it learned
+            with another encoder of text.
         ValueError: the world was calibrated for no such window.
-        DataError: a prompt for a world that learned from no captions.
+        DataError: a prompt for a world that learned from no captions, an empty or a too long one.
         ConfigError: no encoder for the prompt.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,12 +138,13 @@ def test_figures_depend_neither_on_the_batch_nor_on_frames_after_the_end() -> No
 
 
 def test_clips_are_cut_into_equal_pieces() -> None:
-    clips = real([2, 20, 45])
+    clips = replace(real([2, 20, 45]), text=np.eye(3, dtype=np.float32))
     pieces, owners = cut(clips)
     assert owners.tolist() == [0, 1, 2, 2, 2]
     assert pieces.valid.sum(axis=1).tolist() == [2, 20, 15, 15, 15]
     np.testing.assert_array_equal(pieces.frames[3, :15], clips.frames[2, 15:30])
     np.testing.assert_array_equal(pieces.actions[4, :15], clips.actions[2, 30:45])
+    assert pieces.text is not None and pieces.text.argmax(axis=1).tolist() == [0, 1, 2, 2, 2]
 
 
 def test_the_interval_of_a_share_is_that_of_the_ratio() -> None:

@@ -50,7 +50,7 @@ class RealClips:
     text: np.ndarray | None = field(default=None, kw_only=True)
 
     def told(self, rows: slice | np.ndarray) -> torch.Tensor | None:
-        """The text of some rows."""
+        """The text of b rows, (b, E); None where nothing is told."""
         return None if self.text is None else torch.from_numpy(self.text[rows])
 
 

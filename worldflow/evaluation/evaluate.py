@@ -69,7 +69,8 @@ class EvaluateConfig:
         samples: dreams of each clip.
         batch: rows dreamed at once.
         strips: clips shown as pictures.
-        captions: the world is told the captions of the clips; detection must be off.
+        captions: the world is told the captions of the clips; detection must be off, and nothing
+            be asked of a real game.
         detection: how well strangeness is detected, and whether it tells a dream's errors.
         seed: of the choice of clips and of the noise.
         progress: show progress bars.
@@ -132,7 +133,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure a world.
 
     Raises:
-        WorldFormatError: the world cannot be loaded.
+        WorldFormatError: the world cannot be loaded, or learned with another encoder of captions.
         DataError: the dataset cannot be read, or does not fit the world, or captions are asked for
             that it or the world does not have.
         ConfigError: the encoder of the captions is not installed.
@@ -143,10 +144,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)
     longest = int(dataset.lengths[episodes].max())
     length = min(context + config.horizon, longest)
-    encoder = _encoder(world, dataset) if config.captions else None
+    encoder = _encoder(config, world) if config.captions else None
     clips = real_clips(
         dataset, episodes, config.clips, length, context, config.start, config.seed, encoder
     )
+    if clips.text is not None and not clips.text.any():
+        raise DataError(
+            f"captions=true, but none of the {len(clips.text)} episodes chosen from "
+            f"{dataset.folder} has a caption; see docs/text.md on how to give some, or set "
+            "captions=false"
+        )
     heat, seed = config.world.temperature, config.seed
     dreams = dream(world, clips, config.samples, config.batch, heat, seed, config.progress)
     reconstructed = reconstructions(world, clips, config.batch)
@@ -273,14 +280,13 @@ def _listed(curve: np.ndarray) -> list[float | None]:
     return [None if math.isnan(value) else value for value in curve.tolist()]
 
 
-def _encoder(world: WorldModel, dataset: EpisodeDataset) -> TextEncoder:
-    encoder = encoder_of(world.spec.text)
-    if not any(dataset.captions):
+def _encoder(config: EvaluateConfig, world: WorldModel) -> TextEncoder:
+    if world.spec.text is None:
         raise DataError(
-            f"captions=true, but no episode in {dataset.folder} has a caption; see docs/text.md on "
-            "how to give some, or leave it out"
+            f"captions=true, but the world {config.world.path} learned without captions; set "
+            "captions=false"
         )
-    return encoder
+    return encoder_of(world.spec.text)
 
 
 def _check_fit(world: WorldModel, dataset: EpisodeDataset) -> None:

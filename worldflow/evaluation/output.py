@@ -76,7 +76,11 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         "is the last given frame. Where episodes end earlier, later steps have fewer clips."
     )
     if figures["captions"] is not None:
-        report.text(f"The world was told the captions of {figures['captions']} clips.")
+        report.text(
+            f"The world was told the captions of {figures['captions']} of these clips. Novelty is "
+            "calibrated without captions. What actions do is asked under each clip's own caption, "
+            "which may say what its own actions lead to."
+        )
     for path in sorted(folder.glob("strip_*.png")):
         report.picture(path.read_bytes(), "the same actions: real, dreamed, real through the codec")
     steps = figures["steps"]
