@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,26 @@ from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import RealClips, RealData, held_out_episodes, real_clips
+from worldflow.evaluation.clips import (
+    RealClips,
+    RealData,
+    RecordedClips,
+    held_out_episodes,
+    real_clips,
+)
 from worldflow.evaluation.controllability import agreement_figures, other_actions
 from worldflow.evaluation.detection import Detected, DetectionConfig, detect
 from worldflow.evaluation.detection_report import print_detection
 from worldflow.evaluation.detectors.make import make_detectors
 from worldflow.evaluation.dream_error import dream_error_figures
-from worldflow.evaluation.metrics import bootstrap, decibels, masked_mean, psnr_over_time
+from worldflow.evaluation.dream_figures import dream_figures
 from worldflow.evaluation.output import write_evaluation
-from worldflow.evaluation.pixel_bits import pixel_figures
-from worldflow.evaluation.score_matching import EXACT, score_figures
+from worldflow.evaluation.score_matching import EXACT
 from worldflow.evaluation.signals import signal_figures
-from worldflow.evaluation.simulate import (
-    Dreams,
-    dream,
-    errors,
-    novelty_curves,
-    reconstructions,
-    similarities,
-)
+from worldflow.evaluation.simulate import Dreams, dream, reconstructions
 from worldflow.evaluation.simulator_report import ACTIONS, action_strip, simulator_lines
-from worldflow.novelty import noise_floor
 from worldflow.storage import load_world
-from worldflow.text.encoder import TextEncoder, encoder_of
+from worldflow.text.encoder import encoder_of
 from worldflow.world_model import WorldModel
 
 
@@ -141,23 +137,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     world, dataset = load_world(config.world.path), EpisodeDataset(config.data.path)
     _check_fit(world, dataset)
     context = world.config.context
-    episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)
-    longest = int(dataset.lengths[episodes].max())
-    length = min(context + config.horizon, longest)
-    encoder = _encoder(config, world) if config.captions else None
-    clips = real_clips(
-        dataset, episodes, config.clips, length, context, config.start, config.seed, encoder
-    )
-    if clips.text is not None and not clips.text.any():
-        raise DataError(
-            f"captions=true, but none of the {len(clips.text)} episodes chosen from "
-            f"{dataset.folder} has a caption; see docs/text.md on how to give some, or set "
-            "captions=false"
-        )
+    clips = _choose(config, world, dataset)
     heat, seed = config.world.temperature, config.seed
     dreams = dream(world, clips, config.samples, config.batch, heat, seed, config.progress)
     reconstructed = reconstructions(world, clips, config.batch)
-    figures = _figures(config, world, clips, dreams, reconstructed)
+    figures: dict[str, Any] = {"settings": asdict(config)}
+    figures |= dream_figures(world, clips, dreams, reconstructed, config.batch, seed)
     signals = signal_figures(world, clips, dreams, config.batch, seed)
     metadata = dataset.metadata
     figures["reward"] = signals["reward"] if metadata.has_rewards else None
@@ -200,44 +185,6 @@ def deliver(config: EvaluateConfig, evaluation: Evaluation) -> None:
     print(f"written to {config.out}; open {Path(config.out) / 'report.html'}")
 
 
-def _figures(
-    config: EvaluateConfig,
-    world: WorldModel,
-    clips: RealClips,
-    dreams: Dreams,
-    reconstructed: np.ndarray,
-) -> dict[str, Any]:
-    context = world.config.context
-    valid = clips.valid[:, context:]
-    squared = errors(clips, dreams, reconstructed, context)
-    of_clips = {name: (e * valid).sum(1) / valid.sum(1) for name, e in squared.items()}
-    novelty, nll = novelty_curves(world, clips, dreams, config.batch, config.seed)
-    nll["noise floor"] = noise_floor(world.config.sigma)
-    similar = similarities(clips, dreams, reconstructed, context)
-    similar_clips = {name: (s * valid).sum(1) / valid.sum(1) for name, s in similar.items()}
-    passes = dreams.iterations[:, valid].mean(axis=(0, 1))
-    return {
-        "settings": asdict(config),
-        "context": context,
-        "clips": len(clips.frames),
-        "captions": None if clips.text is None else int(clips.text.any(axis=1).sum()),
-        "steps": np.arange(1, valid.shape[1] + 1).tolist(),
-        "clips_at_step": valid.sum(axis=0).tolist(),
-        "psnr": {n: bootstrap(decibels(e)).to_dict() for n, e in of_clips.items()},
-        "psnr_over_time": {n: _listed(psnr_over_time(e, valid)) for n, e in squared.items()},
-        "ssim": {n: bootstrap(s).to_dict() for n, s in similar_clips.items()},
-        "ssim_over_time": {n: _listed(masked_mean(s, valid)) for n, s in similar.items()},
-        "novelty_over_time": {name: _listed(curve) for name, curve in novelty.items()},
-        "nll_per_latent": nll,
-        "pixel_bits": pixel_figures(world, clips, config.batch, config.seed),
-        "score": score_figures(world, clips, config.batch, config.seed),
-        "jacobi_iterations": {
-            "global" if i == 0 else f"local {i}": float(n) for i, n in enumerate(passes)
-        },
-        "tokens": world.tokens,
-    }
-
-
 def _detect(
     config: EvaluateConfig,
     world: WorldModel,
@@ -275,18 +222,29 @@ def _detect(
     return detected
 
 
-def _listed(curve: np.ndarray) -> list[float | None]:
-    """As JSON has no NaN: None where no clip is that long."""
-    return [None if math.isnan(value) else value for value in curve.tolist()]
-
-
-def _encoder(config: EvaluateConfig, world: WorldModel) -> TextEncoder:
-    if world.spec.text is None:
+def _choose(config: EvaluateConfig, world: WorldModel, dataset: EpisodeDataset) -> RecordedClips:
+    """The real clips, with what the world is told of them."""
+    encoder = None
+    if config.captions and world.spec.text is None:
         raise DataError(
             f"captions=true, but the world {config.world.path} learned without captions; set "
             "captions=false"
         )
-    return encoder_of(world.spec.text)
+    if config.captions:
+        encoder = encoder_of(world.spec.text)
+    context = world.config.context
+    episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)
+    length = min(context + config.horizon, int(dataset.lengths[episodes].max()))
+    clips = real_clips(
+        dataset, episodes, config.clips, length, context, config.start, config.seed, encoder
+    )
+    if clips.text is not None and not clips.text.any():
+        raise DataError(
+            f"captions=true, but none of the {len(clips.text)} episodes chosen from "
+            f"{dataset.folder} has a caption; see docs/text.md on how to give some, or set "
+            "captions=false"
+        )
+    return clips
 
 
 def _check_fit(world: WorldModel, dataset: EpisodeDataset) -> None:
