@@ -129,7 +129,7 @@ class LiveScorer:
 
     def __init__(self, world: WorldModel, rows: int, text: Tensor | None = None) -> None:
         self.world, self.rows = world, rows
-        self._text = world.conditioning.texts(rows, text)
+        self._text = None if text is None else world.conditioning.texts(rows, text)
         self._device = next(world.parameters()).device
         self._state = world.flow.empty_state(rows)
         self._noise = self._state.hidden

@@ -225,12 +225,12 @@ def _detect(
 def _choose(config: EvaluateConfig, world: WorldModel, dataset: EpisodeDataset) -> RecordedClips:
     """The real clips, with what the world is told of them."""
     encoder = None
-    if config.captions and world.spec.text is None:
-        raise DataError(
-            f"captions=true, but the world {config.world.path} learned without captions; set "
-            "captions=false"
-        )
     if config.captions:
+        if world.spec.text is None:
+            raise DataError(
+                f"captions=true, but the world {config.world.path} learned without captions; set "
+                "captions=false"
+            )
         encoder = encoder_of(world.spec.text)
     context = world.config.context
     episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)

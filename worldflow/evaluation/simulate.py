@@ -182,6 +182,10 @@ def novelty_curves(
     context = world.config.context
     valid = clips.valid[:, context:]
     curves, nll = {}, {}
+
+    def nll_of(scored: Scores) -> float:
+        return float(-scored.log_likelihood.numpy()[:, context:][valid].mean() / world.dimensions)
+
     taken = {"real": clips.actions}
     if world.action_spec.has_alternatives:
         wrong = wrong_actions(
@@ -191,11 +195,9 @@ def novelty_curves(
     for name, actions in taken.items():
         scored = scores(world, clips, actions, batch, seed)
         curves[name] = masked_mean(scored.novelty.numpy()[:, context:], valid)
-        likelihood = scored.log_likelihood.numpy()[:, context:][valid]
-        nll[name] = float(-likelihood.mean() / world.dimensions)
+        nll[name] = nll_of(scored)
     if clips.text is not None:
-        untold = scores(world, replace(clips, text=None), clips.actions, batch, seed)
-        likelihood = untold.log_likelihood.numpy()[:, context:][valid]
-        nll["no captions"] = float(-likelihood.mean() / world.dimensions)
+        untold = replace(clips, text=None)
+        nll["no captions"] = nll_of(scores(world, untold, clips.actions, batch, seed))
     curves["dream"] = masked_mean(dreams.novelty.mean(axis=0), valid)
     return curves, nll
