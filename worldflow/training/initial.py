@@ -38,13 +38,18 @@ def _decided(name: str, wanted: bool | None, recorded: bool) -> bool:
     return recorded if wanted is None else wanted
 
 
-def start_from(world: WorldModel, path: str) -> list[str]:
+def start_from(world: WorldModel, path: str, whole: bool = True) -> list[str]:
     """Copy the weights of the world at `path`; its codec's as they are, the others' as a start.
 
     The embedding of actions is made anew if the actions are of another kind (a world of action-free
     video has none), that of text if another encoder gave it, and so is a head that it had not, or
     of other rewards, or read from something else. A world of plain frames may be given several
-    outcomes.
+    outcomes, and one that is trained as a whole another window.
+
+    Args:
+        world: that starts.
+        path: name or folder of the earlier world.
+        whole: whether the flow's past is trained too.
 
     Returns:
         the names of what was made anew.
@@ -74,7 +79,7 @@ def start_from(world: WorldModel, path: str) -> list[str]:
     missing = [n for n in new if n not in old and not n.startswith(fresh)]
     odd = [n for n in old if n not in new and not n.startswith(REPLACEABLE)]
     odd += [n for n in old if n in new and old[n].shape != new[n].shape]
-    odd += _changed(earlier.config, world.config)
+    odd += _changed(earlier.config, world.config, whole)
     if missing or odd:
         raise ConfigError(
             f"the world {path} is built otherwise ({', '.join((missing + odd)[:3])}); give its "
@@ -84,10 +89,12 @@ def start_from(world: WorldModel, path: str) -> list[str]:
     return [name for name in new if name not in old]
 
 
-def _changed(before: WorldConfig, after: WorldConfig) -> list[str]:
+def _changed(before: WorldConfig, after: WorldConfig, whole: bool) -> list[str]:
     """Settings in which the same weights would mean something else."""
     old, new = flatten(asdict(before)), flatten(asdict(after))
-    free = ("context", "heads.", "flow.sampler.", "flow.global_block.outcomes")
+    free: tuple[str, ...] = ("context", "heads.", "flow.sampler.", "flow.global_block.outcomes")
+    if whole:  # positions are relative in time, so attention learns to reach further from here
+        free += ("flow.window",)
     changed = (name for name in old | new if old.get(name) != new.get(name))
     return [name for name in changed if not name.startswith(free)]
 

@@ -44,7 +44,8 @@ class PretrainConfig:
         data: recordings in any format; those that are not a dataset of ours are imported.
         world: what the world is built of.
         initial_world: name or folder of a world whose weights are the start (`from=`); its codec is
-            kept as it is, and `world` must be what it was built of. Null: random weights.
+            kept as it is, and `world` must be what it was built of (see
+            `worldflow.training.initial.start_from`). Null: random weights.
         starts: where dreams begin: "first", as held-out episodes do, or "random", anywhere in them,
             for games in which hours of play by chance never come to where rewards are.
         text: encoder of the captions that the world is conditioned on, see
@@ -125,7 +126,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         world.conditioning.whiten(torch.from_numpy(captions.vectors), torch.from_numpy(lengths))
     world = world.to(ranks.device)
     if config.initial_world is not None:
-        fresh = start_from(world, config.initial_world)
+        fresh = start_from(world, config.initial_world, whole=training.flow.part == "all")
         if fresh and ranks.main:
             parts = ", ".join(sorted({name.split(".")[0] for name in fresh}))
             print(f"not as in {config.initial_world}, so learned anew, in all or in part: {parts}")
