@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 import worldflow
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
 from worldflow.errors import ConfigError, DataError
+from worldflow.evaluation.video import write_video
 from worldflow.flow.guidance import Guidance
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
@@ -57,6 +59,18 @@ def test_an_image_is_the_first_state(tmp_path: Path) -> None:
     assert not np.array_equal(one[0], plain[0])
 
 
+def test_a_clip_is_the_first_state_and_another_size_is_cropped(tmp_path: Path) -> None:
+    world = lasting()
+    write_video(tmp_path / "clip.mp4", frames(5), 8.0, 1)
+    env = StarFlowWorldEnv(world, initial_frames=tmp_path / "clip.mp4")
+    assert env.imagination._beginnings._contexts.frames.shape == (1, world.config.reach, 64, 64, 3)
+    wide = np.zeros((80, 120, 3), np.uint8)
+    wide[:, 20:100] = 200  # what a square crop keeps
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    cropped = StarFlowWorldEnv(world, initial_frames=tmp_path / "wide.png")
+    assert (cropped.imagination._beginnings._contexts.frames == 200).all()
+
+
 def test_what_led_to_the_given_frames_is_not_known() -> None:
     world = tiny_world()
     env = StarFlowWorldEnv(world, initial_frames=frames(3))
@@ -93,6 +107,15 @@ def test_a_prompt_dreams_the_first_frame_and_stays() -> None:
     assert torch.equal(state.text, embed(encoder_of(world.spec.text), CAPTIONS[:1]))
     with pytest.raises(ValueError, match="there are no contexts"):
         env.reset(options={"context": 0})
+
+
+def test_a_prompt_unlike_all_captions_is_warned_of() -> None:
+    world = lasting(CAPTIONS)
+    with pytest.warns(UserWarning, match="no caption that this world learned from is like this"):
+        text_env(world, "мяч падает влево")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text_env(world, CAPTIONS[0])
 
 
 def test_prompt_frames_and_guidance_together() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from worldflow.errors import ConfigError, DataError
 from worldflow.flow.affine import LOG_SCALE_BOUND, Affine
 from worldflow.flow.flow import Flow
-from worldflow.flow.guidance import Guidance, Unconditional, guide
+from worldflow.flow.guidance import Guidance, Unconditional, guide, guide_choice
 from worldflow.flow.sampler import SamplerConfig
 from worldflow.heads import HeadsConfig
 from worldflow.testing import randomize, tiny_config, tiny_world
@@ -52,6 +52,14 @@ def test_guided_density_is_the_product_of_powers_on_a_grid(
     guided = guide(affine(mu_c, scale_c), affine(mu_u, scale_u), weight)
     assert guided.mu.item() == pytest.approx(mean, abs=1e-6)
     assert guided.log_scale.exp().item() == pytest.approx(deviation, abs=1e-6)
+
+
+def test_a_choice_is_guided_as_a_density_is() -> None:
+    told, untold = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.5, 0.4, 0.1])
+    # with w = 1: 0.5^2 / 0.5, 0.3^2 / 0.4 and 0.2^2 / 0.1, of their sum 1.125
+    guided = guide_choice(told.log(), untold.log(), 1.0).exp()
+    torch.testing.assert_close(guided, torch.tensor([0.5, 0.225, 0.4]) / 1.125)
+    torch.testing.assert_close(guide_choice(told.log(), untold.log(), 0.0).exp(), told)
 
 
 def test_beyond_the_limit_of_the_weight_the_unconditional_side_is_widened() -> None:

@@ -161,8 +161,8 @@ def test_no_outcome_is_refused() -> None:
         GlobalConfig(outcomes=0)
 
 
-def test_guidance_takes_the_same_outcome_on_both_sides() -> None:
-    flow, weight = mixed_flow(), 0.8
+def test_guidance_chooses_an_outcome_and_takes_it_on_both_sides() -> None:
+    flow, weight = mixed_flow(), 2.5
     z, (condition, other) = clip(flow, 2, 1)[0], clip(flow, 4, 1)[1].chunk(2)
     block, state = flow.global_block, flow.empty_state(2, guided=True)
     chance = torch.linspace(0.01, 0.99, 2 * flow.tokens, dtype=torch.float64).reshape(2, -1)
@@ -172,8 +172,11 @@ def test_guidance_takes_the_same_outcome_on_both_sides() -> None:
     sides = [
         block.mixture(hidden, block(hidden[:, None], c[:, :1])[:, 0]) for c in (condition, other)
     ]
-    outcome = sides[0].choose(chance)
-    assert (outcome != sides[1].choose(chance)).any()  # the other side alone would choose others
+    told, untold = (side.log_weights.exp() for side in sides)
+    weights = told ** (1 + weight) / untold**weight
+    guided_weights = (weights / weights.sum(-1, keepdim=True)).log()
+    outcome = Mixture(sides[0].affine, guided_weights).choose(chance)
+    assert (outcome != sides[0].choose(chance)).any()  # the condition alone would choose others
     guided = guide(*(side.take(outcome) for side in sides), weight)
     torch.testing.assert_close(guided.to_noise(hidden), z[:, 0], atol=1e-8, rtol=0)
 

@@ -130,6 +130,11 @@ def test_actions_are_obeyed(worlds: Path, out: Path) -> None:
     assert reports[0]["frames"][0] == reports[1]["frames"][0]  # no action led to it
     assert reports[0]["frames"][1:] != reports[1]["frames"][1:]
     run(worlds / "plain", out / "g", f"actions={path}", "guidance=1", "guidance.over=actions")
+    picture = write_image(out.with_name("a.png"), (64, 64, 3))
+    given = run(worlds / "plain", out / "i", f"actions={path}", f"image={picture}")
+    unknown = run(worlds / "plain", out / "u", f"image={picture}")
+    assert given["frames"][0] == unknown["frames"][0]
+    assert given["frames"][1:] != unknown["frames"][1:]
 
 
 def test_worlds_that_look_ahead(
@@ -216,8 +221,8 @@ def test_bad_files(worlds: Path, out: Path, capsys: pytest.CaptureFixture[str]) 
         stream = container.add_stream("libx264", rate=8)
         stream.height = stream.width = 64  # type: ignore[attr-defined]
         stream.pix_fmt = "yuv420p"  # type: ignore[attr-defined]
-    message = fail(capsys, world, out, f"video={folder}/empty.mp4")
-    assert "empty.mp4" in message
+        container.start_encoding()  # else the file is not even made
+    assert "no video in it" in fail(capsys, world, out, f"video={folder}/empty.mp4")
     path = clip(folder / "clip.mp4", 3)
     message = fail(capsys, world, out, f"video={path}", "context=4")
     assert "3 frames, fewer than context=4" in message

@@ -13,7 +13,8 @@ from worldflow.errors import ConfigError
 from worldflow.flow.affine import Affine
 from worldflow.flow.block import GlobalBlock, GlobalConfig, LocalBlock
 from worldflow.flow.cache import WindowCache
-from worldflow.flow.guidance import Unconditional, guide
+from worldflow.flow.guidance import Unconditional, guide, guide_choice
+from worldflow.flow.outcomes import Mixture
 from worldflow.flow.sampler import SamplerConfig, invert
 from worldflow.flow.state import FlowOutput, FlowSample, FlowState
 from worldflow.flow.transformer import TransformerConfig
@@ -168,9 +169,10 @@ class Flow(nn.Module):
             if chance is None:
                 maps = top.affine(x, features), top.affine(x, without)
             else:  # the same outcome on both sides
-                mixture = top.mixture(x, features)
-                outcome = mixture.choose(chance)
-                maps = mixture.take(outcome), top.mixture(x, without).take(outcome)
+                told, untold = top.mixture(x, features), top.mixture(x, without)
+                chosen = guide_choice(told.log_weights, untold.log_weights, guidance.weight)
+                outcome = Mixture(told.affine, chosen).choose(chance)
+                maps = told.take(outcome), untold.take(outcome)
             return guide(*maps, guidance.weight)
 
         blocks: list[tuple[Callable[[Tensor], Affine], list[int]]] = [

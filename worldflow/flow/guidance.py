@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldflow.errors import ConfigError
@@ -107,3 +108,17 @@ def guide(conditional: Affine, unconditional: Affine, weight: float) -> Affine:
     shift = weight * ratio / precision
     mu = conditional.mu + shift * (conditional.mu - unconditional.mu)
     return Affine(mu, conditional.log_scale - 0.5 * torch.log(precision))
+
+
+def guide_choice(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """The same of a choice between outcomes: log of p_c(k)^(1 + w) / p_u(k)^w, normalised.
+
+    Which outcome a token has (`worldflow.flow.outcomes`) is drawn before the token, so it is one
+    more step of the order in which all is drawn, and each step is guided given those before.
+
+    Args:
+        conditional: log p_c(k), (..., K).
+        unconditional: log p_u(k), (..., K).
+        weight: w >= 0; 0 gives the conditional one.
+    """
+    return F.log_softmax(conditional + weight * (conditional - unconditional), dim=-1)

@@ -24,12 +24,11 @@ from worldflow.generation.inputs import no_actions, read_actions, read_clip, rea
 from worldflow.generation.sheet import contact_sheet
 from worldflow.randomness import generator_of
 from worldflow.storage import load_world
-from worldflow.text.encoder import TextEncoder, embed, encoder_of
+from worldflow.text.prompt import Nearest, read_prompt
 from worldflow.world_model import WorldModel
 
 VIDEO, SHEET, REPORT = "video.mp4", "sheet.png", "generated.json"
 HEIGHT = 256  # pixels, at least, of the video
-FAR = 0.5  # cosine, below which no caption that was learned from is like a prompt
 
 
 @dataclass
@@ -125,14 +124,10 @@ def main(config: GenerateConfig) -> Path:
         )
     text, nearest = None, None
     if config.prompt is not None:
-        encoder = encoder_of(world.spec.text, config.encoder)
-        text = embed(encoder, [config.prompt])
-        nearest = nearest_caption(world, encoder, text)
-        if nearest is not None and nearest[1] < FAR:
-            print(
-                f"no caption that this world learned from is like this prompt; the nearest is "
-                f"{nearest[0]!r} (similarity {nearest[1]:.2f})"
-            )
+        prompt = read_prompt(world.spec.text, config.prompt, config.encoder)
+        text, nearest = prompt.vector, prompt.nearest
+        if prompt.remark is not None:
+            print(prompt.remark)
     request = request_of(config, world, text)
     generator = generator_of(np.random.SeedSequence(config.seed))
     dreamed = dream_video(world, request, [generator], config.progress)
@@ -171,24 +166,12 @@ def request_of(config: GenerateConfig, world: WorldModel, text: Tensor | None) -
     return Request(start, led, are_known, text, guidance, config.temperature)
 
 
-def nearest_caption(
-    world: WorldModel, encoder: TextEncoder, text: Tensor
-) -> tuple[str, float] | None:
-    """Of the captions that a world names the one most like a prompt (1, E), and their cosine."""
-    examples = world.spec.text.examples if world.spec.text is not None else ()
-    if not examples:
-        return None
-    cosines = embed(encoder, examples) @ text[0]
-    best = int(cosines.argmax())
-    return examples[best], float(cosines[best])
-
-
 def _write(
     config: GenerateConfig,
     world: WorldModel,
     request: Request,
     dreamed: DreamedVideo,
-    nearest: tuple[str, float] | None,
+    nearest: Nearest | None,
 ) -> Path:
     folder, given = Path(config.out), request.frames.shape[1]
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +188,7 @@ def _write(
         "world": config.world.path,
         "prompt": config.prompt,
         "encoder": encoder,
-        "nearest_caption": nearest and {"text": nearest[0], "cosine": nearest[1]},
+        "nearest_caption": nearest and nearest._asdict(),
         "image": config.image,
         "video": config.video,
         "context": config.context,

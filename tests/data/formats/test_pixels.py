@@ -1,5 +1,7 @@
 """Images of any layout become RGB, and what may be stacked frames is refused."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -55,3 +57,16 @@ def test_encoded_images() -> None:
     for damaged in (b"", b"no image"):
         with pytest.raises(DataError, match=r"x: no image that can be decoded.*download"):
             decode_image("x", damaged)
+
+
+def test_a_picture_is_turned_as_its_orientation_says() -> None:
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:, :16] = 255  # white on the left
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    # EXIF with one entry: orientation 6, which is turned a quarter clockwise to be shown
+    entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    shown = decode_image("x", jpeg[:2] + segment + jpeg[2:])
+    assert shown.shape == (32, 16, 3)
+    assert shown[:14].min() > 200 and shown[18:].max() < 50  # white on top

@@ -49,11 +49,13 @@ def as_rgb(name: str, image: np.ndarray) -> np.ndarray:
 def decode_image(name: str, content: bytes | np.ndarray) -> np.ndarray:
     """The pixels (H, W, 3) RGB, uint8 or as deep as stored, of an encoded image (JPEG, PNG, ...).
 
+    It is turned as its EXIF orientation says, as a camera's pictures want.
+
     Raises:
         DataError: it is no image that can be decoded.
     """
-    how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    failed = DataError(f"{name}: no image that can be decoded; download or write the dataset again")
+    how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    failed = DataError(f"{name}: no image that can be decoded; download or write it again")
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), how)
     except cv2.error as error:
