@@ -91,6 +91,12 @@ def test_known_detectors(make_dataset: Callable[..., EpisodeDataset]) -> None:
     assert figures["episodes"] == len(long) and figures["clips"] == 2 * len(long)
     assert set(recorder.frames[0][:, 0, 0, 0, 0].tolist()) == long
     assert set(detected.examples["simpler images"]) == {"real", "blurred", "constant", "black"}
+    occluded, shown = (
+        x["changed appearance"]["occluder"] for x in (detected.where, detected.examples)
+    )
+    assert occluded.shape == shown.shape and not np.array_equal(occluded, shown)
+    # the same frames under other actions are strange elsewhere
+    assert detected.where["wrong actions"].keys() == detected.examples["wrong actions"].keys()
 
 
 def test_too_short_episodes_are_refused(make_dataset: Callable[..., EpisodeDataset]) -> None:
@@ -178,6 +184,7 @@ def test_the_command(
     assert "novelty of the dream" in figures["dream_error"]["correlations"]
     names = {path.name for path in out.glob("detection_*.png")}
     assert "detection_another_game.png" in names and "detection_wrong_actions.png" not in names
+    assert "detection_wrong_actions_where.png" in names
     assert "Detection of strangeness" in (out / "report.html").read_text()
     assert "AUROC of single frames, wrong actions: novelty" in capsys.readouterr().out
     main(config)  # with the baselines that lie there

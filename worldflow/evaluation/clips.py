@@ -49,6 +49,11 @@ class RealClips:
     valid: np.ndarray
     text: np.ndarray | None = field(default=None, kw_only=True)
 
+    def first(self, count: int) -> RealClips:
+        """The first `count` of them, without what else was recorded."""
+        text = None if self.text is None else self.text[:count]
+        return RealClips(self.frames[:count], self.actions[:count], self.valid[:count], text=text)
+
     def told(self, rows: slice | np.ndarray) -> torch.Tensor | None:
         """The text of b rows, (b, E); None where nothing is told."""
         return None if self.text is None else torch.from_numpy(self.text[rows])

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import held_out_episodes, real_clips
+from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
 from worldflow.evaluation.corruptions import (
     ANOTHER_GAME,
     DYNAMICS,
@@ -33,6 +33,7 @@ from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.other_games import default_games, other_game, variant_clips
 from worldflow.evaluation.resampling import episode_weights, interval
 from worldflow.evaluation.roc import detection
+from worldflow.evaluation.where import strange
 from worldflow.world_model import WorldModel
 
 FRAME, WINDOW = LEVELS = ("frame", "window")
@@ -86,10 +87,12 @@ class Detected:
     Attributes:
         figures: JSON-able.
         examples: of each family and corruption, the frames of the first clip, (T, H, W, 3) uint8.
+        where: the same, with the novelty of tokens over them.
     """
 
     figures: dict[str, Any]
     examples: dict[str, dict[str, np.ndarray]]
+    where: dict[str, dict[str, np.ndarray]]
 
 
 def detect(
@@ -121,6 +124,8 @@ def detect(
     weights = np.tile(weights, config.clips)  # row r is of episode r % episodes
     found: dict[str, Any] = {}
     examples: dict[str, dict[str, np.ndarray]] = {}
+    where: dict[str, dict[str, np.ndarray]] = {}
+    unchanged_map = _map(world, real, seed)
     replicates: dict[tuple[str, str, str], list[np.ndarray]] = {}
     changes = [*corruptions(world.action_spec), *_given_by_data(config, world, length, seed)]
     for number, corruption in enumerate(
@@ -130,6 +135,8 @@ def detect(
         video = corruption.change(frames, actions, rng)
         shown = examples.setdefault(corruption.family, {"real": real.frames[0]})
         shown[corruption.name] = video.frames[0].copy()
+        maps = where.setdefault(corruption.family, {"real": unchanged_map})
+        maps[corruption.name] = _map(world, video, seed)
         found[corruption.name] = {"family": corruption.family, FRAME: {}, WINDOW: {}}
         for detector in detectors:
             strange = detector.score(video.frames, video.actions)[:, given:]
@@ -160,7 +167,14 @@ def detect(
         "families": {name: families[name] for name in FAMILIES if name in families},
         "corruptions": found,
     }
-    return Detected(figures, examples)
+    return Detected(figures, examples, where)
+
+
+def _map(world: WorldModel, video: Video, seed: int) -> np.ndarray:
+    """The first clip of a video with the novelty of tokens over it, (T, H, W, 3) uint8."""
+    valid = np.ones((1, video.frames.shape[1]), np.bool_)
+    clip = RealClips(video.frames[:1], video.actions[:1], valid)
+    return strange(world, clip, seed)[0]
 
 
 def _source(

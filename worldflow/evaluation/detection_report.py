@@ -26,17 +26,18 @@ Figures = dict[str, Any]
 
 
 def save_examples(folder: Path, detected: Detected | None) -> None:
-    """Write a strip of each family of corruptions that changes frames; old ones are removed."""
+    """Write two strips of each family of corruptions: its frames, if it changes any, and where they
+    are strange. Old ones are removed.
+    """
     for old in folder.glob("detection_*.png"):
         old.unlink()
-    for family, rows in (detected.examples if detected else {}).items():
-        real = rows["real"]
-        if all(np.array_equal(frames, real) for frames in rows.values()):
-            continue
-        columns = np.unique(np.linspace(0, len(real) - 1, COLUMNS).round().astype(int))
-        scale = max(1, 64 // real.shape[1])
-        picture = strip({name: f[columns] for name, f in rows.items()}, columns, scale)
-        save_png(folder / f"detection_{family.replace(' ', '_')}.png", picture)
+    if detected is None:
+        return
+    for family, rows in detected.examples.items():
+        path = folder / f"detection_{family.replace(' ', '_')}.png"
+        if not all(np.array_equal(frames, rows["real"]) for frames in rows.values()):
+            save_png(path, _strip(rows))
+        save_png(path.with_stem(path.stem + "_where"), _strip(detected.where[family]))
 
 
 def add_detection(report: Report, figures: Figures, dream_error: Figures, folder: Path) -> None:
@@ -53,7 +54,9 @@ def add_detection(report: Report, figures: Figures, dream_error: Figures, folder
         "novelty: the world's own score. window novelty: the same of the last frames together. "
         "NLL: its negative log-likelihood. codec: error of the codec's reconstruction. RND: random "
         "network distillation. ensemble: disagreement of three small worlds, which depends on past "
-        "and action alone. curiosity: the error of their mean prediction."
+        "and action alone. curiosity: the error of their mean prediction. Pictures: an example of "
+        "each corruption, and where in it novelty lies (red: from 1 to 6 standard deviations of a "
+        "token's)."
     )
     for path in sorted(folder.glob("detection_*.png")):
         family = path.stem.removeprefix("detection_").replace("_", " ")
@@ -97,6 +100,13 @@ def print_detection(figures: Figures, dream_error: Figures) -> None:
     for name, found in dream_error["correlations"].items():
         cells = [f"{kind} {_text(found.get(kind))}" for kind in KINDS]
         print(f"rank correlation with the dream's error, {name}: {', '.join(cells)}")
+
+
+def _strip(rows: dict[str, np.ndarray]) -> np.ndarray:
+    real = rows["real"]
+    columns = np.unique(np.linspace(0, len(real) - 1, COLUMNS).round().astype(int))
+    scale = max(1, 64 // real.shape[1])
+    return strip({name: frames[columns] for name, frames in rows.items()}, columns, scale)
 
 
 def _rows(figures: Figures, level: str, measure: str) -> list[dict[str, str]]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FIGURES, VIDEO, PAGE = "evaluation.json", "dream_beside_reality.mp4", "report.html"
 STRIP_COLUMNS = 16
 VIDEO_FRAMES = 480
+STRIP = (
+    "the same actions: real, dreamed, real through the codec; where the real frame is strange (red "
+    "from 1 to 6 standard deviations of a token's novelty) and where the world was unsure of it"
+)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, strips: int) -> None:
@@ -43,7 +47,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, strips: int) -> None:
 
 
 def clip_strip(evaluation: Evaluation, row: int) -> np.ndarray:
-    """Real frames above the first dream of a clip above the codec's, from the last given frame."""
+    """Real frames, the first dream of a clip, the codec's, maps: from the last given frame on."""
     first = evaluation.figures["context"] - 1
     end = int(evaluation.clips.valid[row].sum())
     columns = np.unique(np.linspace(first, end - 1, STRIP_COLUMNS).round().astype(int))
@@ -51,6 +55,7 @@ def clip_strip(evaluation: Evaluation, row: int) -> np.ndarray:
         "real": evaluation.clips.frames[row],
         "dream": _with_context(evaluation, row),
         "codec": evaluation.reconstructed[row],
+        **{name: frames[row] for name, frames in evaluation.where.items()},
     }
     scale = max(1, 64 // evaluation.clips.frames.shape[2])
     return strip({n: f[columns] for n, f in rows.items()}, columns - first, scale)
@@ -82,7 +87,7 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
             "which may say what its own actions lead to."
         )
     for path in sorted(folder.glob("strip_*.png")):
-        report.picture(path.read_bytes(), "the same actions: real, dreamed, real through the codec")
+        report.picture(path.read_bytes(), STRIP)
     steps = figures["steps"]
 
     def chart(title: str, unit: str, curves: dict[str, list[float | None]]) -> str:
