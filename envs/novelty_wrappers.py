@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
 
 from worldflow.envs.transition import SCORES
 from worldflow.envs.vector_rows import missing_score, undefined_score
@@ -31,6 +32,7 @@ class NoveltyReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Raises:
         ConfigError: scale or limit is not positive; later, a step has no novelty in its info.
+        WorldFormatError: the dreamed world was calibrated before novelty had its present unit.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class NoveltyReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, scale=scale, limit=limit)
         gym.Wrapper.__init__(self, env)
         check_scale(scale, limit)
+        check_calibrated(env, "novelty")
         self.scale, self.limit = scale, limit
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -61,6 +64,7 @@ class PessimisticReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Raises:
         ConfigError: an argument is out of range; later, a step has no such score in its info.
+        WorldFormatError: as `NoveltyReward`, where novelty is the score.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class PessimisticReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         check_scale(scale, limit)
         check_score(score)
+        check_calibrated(env, score)
         self.scale, self.score, self.limit = scale, score, limit
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -110,9 +115,7 @@ class NoveltyTruncation(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         )
         gym.Wrapper.__init__(self, env)
         self.max_novelty = novelty_limit(max_novelty, p_value, consecutive)
-        world = getattr(env.unwrapped, "world", None)  # of a dream; a real env's was asked before
-        if world is not None:
-            world.calibration.require("dreamed")
+        check_calibrated(env, "novelty")
         self.consecutive = consecutive
         self._beyond = 0
 
@@ -137,6 +140,13 @@ def check_scale(scale: float, limit: float) -> None:
     """Raises ConfigError unless both are positive and the scale is finite."""
     if not 0.0 < scale < math.inf or not limit > 0.0:
         raise ConfigError(f"scale={scale} must be positive and finite, limit={limit} positive")
+
+
+def check_calibrated(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], score: str) -> None:
+    """Raises WorldFormatError if the score is novelty and a dream's world has no table of it."""
+    world = getattr(env.unwrapped, "world", None)  # of a dream; a real env's was asked before
+    if score == "novelty" and world is not None:
+        world.calibration.require("dreamed")
 
 
 def check_score(score: str) -> None:

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from worldflow.envs.novelty_wrappers import (
     NOVELTY_LIMIT,
+    check_calibrated,
     check_scale,
     check_score,
     novelty_limit,
@@ -31,6 +32,7 @@ class _ScoredReward(VectorWrapper[np.ndarray, Any, np.ndarray, Any, Any]):
         super().__init__(env)
         check_scale(abs(factor), limit)
         check_score(score)
+        check_calibrated(env, score)
         self._factor, self._limit = factor, limit
         self._scores = RowScores(env, score)
 
@@ -131,9 +133,7 @@ class VectorNoveltyTruncation(VectorWrapper[np.ndarray, Any, np.ndarray, Any, An
                 "go on; make it with autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED"
             )
         self.max_novelty = novelty_limit(max_novelty, p_value, consecutive)
-        world = getattr(env.unwrapped, "world", None)  # of a dream; a real env's was asked before
-        if world is not None:
-            world.calibration.require("dreamed")
+        check_calibrated(env, "novelty")
         self.consecutive = consecutive
         self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self._scores = RowScores(env, "novelty")

@@ -142,10 +142,15 @@ def test_a_world_without_p_values_is_refused() -> None:
     world.calibration = replace(world.calibration, dreamed=None)
     for make, wrap in (
         (gym.make, lambda env: NoveltyTruncation(env, p_value=0.01)),
+        (gym.make, NoveltyReward),
+        (gym.make, PessimisticReward),
         (batch_of(1), lambda env: VectorNoveltyTruncation(env, p_value=0.01)),
+        (batch_of(1), VectorNoveltyReward),
+        (batch_of(1), VectorPessimisticReward),
     ):
         with pytest.raises(WorldFormatError, match=r"`dreamed`.*worldflow calibrate"):
             wrap(make("StarFlowWorld-v0", world=world))
+    PessimisticReward(gym.make("StarFlowWorld-v0", world=world), score="uncertainty")
 
 
 def batch_of(rows: int) -> Callable[..., gym.vector.VectorEnv]:
