@@ -97,3 +97,14 @@ def test_the_loader_of_agents_is_the_only_name_of_agents_in_envs() -> None:
         if isinstance(node, ast.Constant) and str(node.value).startswith("worldflow.agents")
     ]
     assert named == ["worldflow.agents.player:load_player"]
+
+
+def test_the_worlds_that_ship_fit_into_the_package() -> None:
+    worlds = sorted(path for path in (ROOT / "worldflow" / "worlds").iterdir() if path.is_dir())
+    sizes = {w.name: sum(f.stat().st_size for f in w.iterdir()) for w in worlds}
+    assert {"catch", "multi", "pendulum", "takecover"} <= set(sizes)
+    assert max(sizes.values()) <= 30e6 and sum(sizes.values()) <= 60e6, sizes
+    for world in worlds:
+        card = (world / "card.md").read_text()
+        assert "icence" in card, world.name
+        assert "worldflow pretrain" in card or "make demo" in card, world.name
