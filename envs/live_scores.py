@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from worldflow.novelty import RunningNovelty
 from worldflow.randomness import generator_of
 from worldflow.scoring import LiveScorer
 from worldflow.storage import load_world
-from worldflow.text.prompt import read_prompt
+from worldflow.text.prompt import prompt_vector
 from worldflow.world_model import WorldModel
 
 
@@ -50,10 +49,7 @@ class LiveScores:
         self._running = RunningNovelty(self.world.calibration.require("seen"), window, rows)
         text = None
         if prompt is not None:
-            asked = read_prompt(self.world.spec.text, prompt)
-            text = asked.vector.expand(rows, -1)
-            if asked.remark is not None:
-                warnings.warn(asked.remark, stacklevel=2)
+            text = prompt_vector(self.world.spec.text, prompt).expand(rows, -1)
         self._scorer = LiveScorer(self.world, rows, text)
         self._generators = [torch.Generator() for _ in range(rows)]
         self.seed([seed] * rows)

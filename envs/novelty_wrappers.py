@@ -16,6 +16,7 @@ from worldflow.envs.transition import SCORES
 from worldflow.envs.vector_rows import missing_score, undefined_score
 from worldflow.errors import ConfigError
 from worldflow.novelty import novelty_of
+from worldflow.world_model import WorldModel
 
 # Frames that have nothing to do with the world reach hundreds of standard deviations; a bonus for
 # them would drown every reward.
@@ -145,7 +146,7 @@ def check_scale(scale: float, limit: float) -> None:
 def check_calibrated(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], score: str) -> None:
     """Raises WorldFormatError if the score is novelty and a dream's world has no table of it."""
     world = getattr(env.unwrapped, "world", None)  # of a dream; a real env's was asked before
-    if score == "novelty" and world is not None:
+    if score == "novelty" and isinstance(world, WorldModel):  # Box2D's envs have another `world`
         world.calibration.require("dreamed")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from worldflow.errors import DataError
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.inputs import no_actions, read_start
 from worldflow.randomness import Generators
-from worldflow.text.prompt import read_prompt
+from worldflow.text.prompt import prompt_vector
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts
 from worldflow.world_state import WorldState
@@ -57,10 +56,7 @@ class Beginnings:
         self._world, self._guidance = world, world.conditioning.check_guidance(start.guidance)
         self._text: torch.Tensor | None = None
         if start.prompt is not None:
-            prompt = read_prompt(world.spec.text, start.prompt)
-            self._text = prompt.vector
-            if prompt.remark is not None:
-                warnings.warn(prompt.remark, stacklevel=2)
+            self._text = prompt_vector(world.spec.text, start.prompt)
         self._guidance.check_told(self._text is not None, world.action_spec.kind != "none")
         self._contexts: Contexts | None = None
         self._known = start.initial_frames is None

@@ -10,6 +10,7 @@ from worldflow.world_model import WorldModel
 from worldflow.world_state import Prediction, Scores
 
 STRONGEST = 0.75  # how much of the colour the strangest token has
+LOW, HIGH = 1.0, 6.0  # standard deviations of novelty, between which the colour grows
 
 
 def novelty_map(world: WorldModel, scores: Scores) -> Tensor:
@@ -32,7 +33,7 @@ def uncertainty_map(world: WorldModel, scores: Scores) -> Tensor:
     return scores.token_uncertainty.unflatten(-1, world.codec.grid)
 
 
-def overlay(frames: Tensor, values: Tensor, low: float = 1.0, high: float = 6.0) -> Tensor:
+def overlay(frames: Tensor, values: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
     """Frames with a map over them in red, uint8 (..., H, W, 3).
 
     pixel = (1 - a) * pixel + a * (255, 0, 0), with a = 0.75 * clip((value - low) / (high - low))

@@ -213,3 +213,9 @@ def test_what_does_not_fit_is_refused(wrap: Callable, world: WorldModel) -> None
         wrap(env(CatchEnv), old)
     with pytest.raises(WorldFormatError, match="nowhere"):
         wrap(env(CatchEnv), "nowhere")
+
+
+def test_a_prompt_unlike_all_captions_is_warned_of() -> None:
+    world = tiny_world(captions=("the ball falls left",))
+    with pytest.warns(UserWarning, match="no caption that this world learned from is like this"):
+        LikelihoodInfo(CatchEnv(), world, prompt="мяч падает влево")

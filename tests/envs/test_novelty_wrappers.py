@@ -153,6 +153,12 @@ def test_a_world_without_p_values_is_refused() -> None:
     PessimisticReward(gym.make("StarFlowWorld-v0", world=world), score="uncertainty")
 
 
+def test_a_real_env_may_have_a_world_of_its_own() -> None:
+    env = gym.make("worldflow/Catch-v0")
+    env.unwrapped.world = object()  # type: ignore[attr-defined]  # as Box2D's envs have
+    NoveltyReward(env)
+
+
 def batch_of(rows: int) -> Callable[..., gym.vector.VectorEnv]:
     return lambda name, **kwargs: gym.make_vec(
         name, num_envs=rows, autoreset_mode=DISABLED, **kwargs

@@ -91,12 +91,12 @@ def test_known_detectors(make_dataset: Callable[..., EpisodeDataset]) -> None:
     assert figures["episodes"] == len(long) and figures["clips"] == 2 * len(long)
     assert set(recorder.frames[0][:, 0, 0, 0, 0].tolist()) == long
     assert set(detected.examples["simpler images"]) == {"real", "blurred", "constant", "black"}
-    occluded, shown = (
-        x["changed appearance"]["occluder"] for x in (detected.where, detected.examples)
+    plain, red = detected.examples["changed appearance"], detected.maps["changed appearance"]
+    assert red["occluder"].shape == plain["occluder"].shape
+    assert not np.array_equal(red["occluder"], plain["occluder"])
+    assert all(
+        detected.maps[name].keys() == rows.keys() for name, rows in detected.examples.items()
     )
-    assert occluded.shape == shown.shape and not np.array_equal(occluded, shown)
-    # the same frames under other actions are strange elsewhere
-    assert detected.where["wrong actions"].keys() == detected.examples["wrong actions"].keys()
 
 
 def test_too_short_episodes_are_refused(make_dataset: Callable[..., EpisodeDataset]) -> None:

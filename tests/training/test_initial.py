@@ -120,7 +120,7 @@ def test_outcomes_grow_from_a_world_without(videos: Path, tmp_path: Path) -> Non
         main(replace(config, initial_world=str(tmp_path / "more/world"), out=str(tmp_path / "d")))
 
 
-def test_a_world_goes_on_with_a_wider_window(videos: Path, tmp_path: Path) -> None:
+def test_a_world_goes_on_with_another_window(videos: Path, tmp_path: Path) -> None:
     config = with_data(tiny_pretraining(videos, tmp_path / "run"), videos)
     base, window = main(config), config.world.flow.window
     world = replace(config.world, flow=replace(config.world.flow, window=window + 2))
@@ -129,13 +129,7 @@ def test_a_world_goes_on_with_a_wider_window(videos: Path, tmp_path: Path) -> No
         config, world=world, training=still, initial_world=str(base), out=str(tmp_path / "more")
     )
     wider, before = load_world(main(more)), load_world(base)
-    noisy = torch.randn(2, window + 2, before.tokens, before.channels)
-    with torch.no_grad():
-        condition = before.conditioning(torch.zeros(2, window + 2, dtype=torch.int64))
-        old = before.flow(noisy, condition).log_prob
-        new = wider.flow(noisy, condition).log_prob
-    # as before, as long as the window held all there was
-    torch.testing.assert_close(old[:, :window], new[:, :window], rtol=1e-4, atol=1e-3)
+    assert all(torch.equal(x, wider.state_dict()[name]) for name, x in before.state_dict().items())
     assert wider.config.flow.window == window + 2
 
 

@@ -30,10 +30,10 @@ from worldflow.evaluation.corruptions import (
     unchanged,
 )
 from worldflow.evaluation.detectors.detector import Detector
+from worldflow.evaluation.maps import maps_over
 from worldflow.evaluation.other_games import default_games, other_game, variant_clips
 from worldflow.evaluation.resampling import episode_weights, interval
 from worldflow.evaluation.roc import detection
-from worldflow.evaluation.where import strange
 from worldflow.world_model import WorldModel
 
 FRAME, WINDOW = LEVELS = ("frame", "window")
@@ -87,12 +87,12 @@ class Detected:
     Attributes:
         figures: JSON-able.
         examples: of each family and corruption, the frames of the first clip, (T, H, W, 3) uint8.
-        where: the same, with the novelty of tokens over them.
+        maps: the same, with the novelty of tokens over them.
     """
 
     figures: dict[str, Any]
     examples: dict[str, dict[str, np.ndarray]]
-    where: dict[str, dict[str, np.ndarray]]
+    maps: dict[str, dict[str, np.ndarray]]
 
 
 def detect(
@@ -124,7 +124,7 @@ def detect(
     weights = np.tile(weights, config.clips)  # row r is of episode r % episodes
     found: dict[str, Any] = {}
     examples: dict[str, dict[str, np.ndarray]] = {}
-    where: dict[str, dict[str, np.ndarray]] = {}
+    maps: dict[str, dict[str, np.ndarray]] = {}
     unchanged_map = _map(world, real, seed)
     replicates: dict[tuple[str, str, str], list[np.ndarray]] = {}
     changes = [*corruptions(world.action_spec), *_given_by_data(config, world, length, seed)]
@@ -135,8 +135,8 @@ def detect(
         video = corruption.change(frames, actions, rng)
         shown = examples.setdefault(corruption.family, {"real": real.frames[0]})
         shown[corruption.name] = video.frames[0].copy()
-        maps = where.setdefault(corruption.family, {"real": unchanged_map})
-        maps[corruption.name] = _map(world, video, seed)
+        drawn = maps.setdefault(corruption.family, {"real": unchanged_map})
+        drawn[corruption.name] = _map(world, video, seed)
         found[corruption.name] = {"family": corruption.family, FRAME: {}, WINDOW: {}}
         for detector in detectors:
             strange = detector.score(video.frames, video.actions)[:, given:]
@@ -167,14 +167,14 @@ def detect(
         "families": {name: families[name] for name in FAMILIES if name in families},
         "corruptions": found,
     }
-    return Detected(figures, examples, where)
+    return Detected(figures, examples, maps)
 
 
 def _map(world: WorldModel, video: Video, seed: int) -> np.ndarray:
     """The first clip of a video with the novelty of tokens over it, (T, H, W, 3) uint8."""
     valid = np.ones((1, video.frames.shape[1]), np.bool_)
     clip = RealClips(video.frames[:1], video.actions[:1], valid)
-    return strange(world, clip, seed)[0]
+    return maps_over(world, clip, 1, seed)["strange"][0]
 
 
 def _source(

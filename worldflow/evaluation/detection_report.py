@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from worldflow.evaluation.detection import LEVELS, Detected
+from worldflow.evaluation.maps import LEGEND
 from worldflow.evaluation.plots import bar_chart
 from worldflow.evaluation.report import Report
 from worldflow.evaluation.strips import save_png, strip
 
 COLUMNS = 12  # frames of an example
+MAPS = "_where"  # ends the names of the strips with maps
 TITLES = {"frame": "single frames", "window": "means over the window"}
 MEASURES = {
     "auroc": "AUROC",
@@ -26,8 +28,9 @@ Figures = dict[str, Any]
 
 
 def save_examples(folder: Path, detected: Detected | None) -> None:
-    """Write two strips of each family of corruptions: its frames, if it changes any, and where they
-    are strange. Old ones are removed.
+    """Write strips of each family of corruptions: its frames, if it changes any, and their maps.
+
+    Old ones are removed.
     """
     for old in folder.glob("detection_*.png"):
         old.unlink()
@@ -37,7 +40,7 @@ def save_examples(folder: Path, detected: Detected | None) -> None:
         path = folder / f"detection_{family.replace(' ', '_')}.png"
         if not all(np.array_equal(frames, rows["real"]) for frames in rows.values()):
             save_png(path, _strip(rows))
-        save_png(path.with_stem(path.stem + "_where"), _strip(detected.where[family]))
+        save_png(path.with_stem(path.stem + MAPS), _strip(detected.maps[family]))
 
 
 def add_detection(report: Report, figures: Figures, dream_error: Figures, folder: Path) -> None:
@@ -55,12 +58,12 @@ def add_detection(report: Report, figures: Figures, dream_error: Figures, folder
         "NLL: its negative log-likelihood. codec: error of the codec's reconstruction. RND: random "
         "network distillation. ensemble: disagreement of three small worlds, which depends on past "
         "and action alone. curiosity: the error of their mean prediction. Pictures: an example of "
-        "each corruption, and where in it novelty lies (red: from 1 to 6 standard deviations of a "
-        "token's)."
+        "each corruption, the given frames first, and where in it novelty lies."
     )
     for path in sorted(folder.glob("detection_*.png")):
-        family = path.stem.removeprefix("detection_").replace("_", " ")
-        report.picture(path.read_bytes(), family)
+        family = path.stem.removeprefix("detection_").removesuffix(MAPS).replace("_", " ")
+        where = f": where it is strange ({LEGEND})" if path.stem.endswith(MAPS) else ""
+        report.picture(path.read_bytes(), family + where)
     for level in LEVELS:
         charts = [
             bar_chart(

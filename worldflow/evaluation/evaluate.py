@@ -24,12 +24,12 @@ from worldflow.evaluation.detection_report import print_detection
 from worldflow.evaluation.detectors.make import make_detectors
 from worldflow.evaluation.dream_error import dream_error_figures
 from worldflow.evaluation.dream_figures import dream_figures
+from worldflow.evaluation.maps import maps_over
 from worldflow.evaluation.output import write_evaluation
 from worldflow.evaluation.score_matching import EXACT
 from worldflow.evaluation.signals import signal_figures
 from worldflow.evaluation.simulate import Dreams, dream, reconstructions
 from worldflow.evaluation.simulator_report import ACTIONS, action_strip, simulator_lines
-from worldflow.evaluation.where import where
 from worldflow.storage import load_world
 from worldflow.text.encoder import encoder_of
 from worldflow.world_model import WorldModel
@@ -115,7 +115,7 @@ class Evaluation:
         fps: frames a second of the source.
         pictures: name to (H, W, 3) uint8, shown in the report's sections.
         detected: how well strangeness is detected, where it was measured.
-        where: the first clips with maps over them, see `worldflow.evaluation.where`.
+        maps: the first clips with maps over them, see `worldflow.evaluation.maps`.
     """
 
     figures: dict[str, Any]
@@ -125,7 +125,7 @@ class Evaluation:
     fps: float
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     detected: Detected | None = None
-    where: dict[str, np.ndarray] = field(default_factory=dict)
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -158,7 +158,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         figures["agreement"] = agreement_figures(clips, dreams, other, valid, context)
         pictures[ACTIONS] = action_strip(clips, dreams, other, valid, context)
     detected = _detect(config, world, dataset, clips, dreams, figures)
-    maps = where(world, clips.first(config.strips), seed)
+    maps = maps_over(world, clips.first(config.strips), config.batch, seed)
     return Evaluation(figures, clips, dreams, reconstructed, metadata.fps, pictures, detected, maps)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.detection_report import add_detection, save_examples
+from worldflow.evaluation.maps import LEGEND
 from worldflow.evaluation.plots import line_chart
 from worldflow.evaluation.report import Report
 from worldflow.evaluation.simulator_report import add_simulator
@@ -23,8 +24,8 @@ FIGURES, VIDEO, PAGE = "evaluation.json", "dream_beside_reality.mp4", "report.ht
 STRIP_COLUMNS = 16
 VIDEO_FRAMES = 480
 STRIP = (
-    "the same actions: real, dreamed, real through the codec; where the real frame is strange (red "
-    "from 1 to 6 standard deviations of a token's novelty) and where the world was unsure of it"
+    "the same actions: real, dreamed, real through the codec; where the real frame is strange "
+    f"({LEGEND}) and where the world was unsure of it"
 )
 
 
@@ -55,7 +56,7 @@ def clip_strip(evaluation: Evaluation, row: int) -> np.ndarray:
         "real": evaluation.clips.frames[row],
         "dream": _with_context(evaluation, row),
         "codec": evaluation.reconstructed[row],
-        **{name: frames[row] for name, frames in evaluation.where.items()},
+        **{name: frames[row] for name, frames in evaluation.maps.items()},
     }
     scale = max(1, 64 // evaluation.clips.frames.shape[2])
     return strip({n: f[columns] for n, f in rows.items()}, columns - first, scale)
@@ -100,8 +101,9 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         chart("Novelty over time", "standard deviations", figures["novelty_over_time"]),
     )
     report.text(
-        "Novelty is the distance of a frame's log-likelihood from that of held-out real frames, in "
-        "standard deviations. Under wrong actions real frames should look strange to the world."
+        "Novelty is how rare a frame is among held-out real ones, in standard deviations: of a "
+        "real frame, how well it fits the prediction; of a dreamed one, how unsure that was. "
+        "Under wrong actions real frames should look strange to the world."
     )
     nll = {f"NLL a latent, {n} (nats)": f"{v:.4f}" for n, v in figures["nll_per_latent"].items()}
     passes = {

@@ -140,8 +140,8 @@ class Flow(nn.Module):
         would give, without that pass. The sample is then scored like any other frame, so that its
         likelihood and the cache are exact whatever the sampler's tolerance.
 
-        With guidance the global block's map is that of `guide`; the likelihood stays that under
-        the condition alone.
+        With guidance the global block's outcome is that of `guide_choice` and its map that of
+        `guide`; the likelihood stays that under the condition alone.
 
         Args:
             state: the past; not changed.

@@ -21,7 +21,8 @@ class Guidance:
     """How far a dream is driven towards what it is conditioned on.
 
     Attributes:
-        weight: w of `guide`; 0: not at all, at no cost. Others read the past twice a step.
+        weight: w of `guide` and `guide_choice`; 0: not at all, at no cost. Others read the past
+            twice a step.
         over: what the unconditional side is not told: "text", "actions" or "both".
     """
 
@@ -114,7 +115,10 @@ def guide_choice(conditional: Tensor, unconditional: Tensor, weight: float) -> T
     """The same of a choice between outcomes: log of p_c(k)^(1 + w) / p_u(k)^w, normalised.
 
     Which outcome a token has (`worldflow.flow.outcomes`) is drawn before the token, so it is one
-    more step of the order in which all is drawn, and each step is guided given those before.
+    more step of the order in which all is drawn. Each step is guided and normalised given those
+    before, so this is not the power of the joint density, in which an outcome would also weigh by
+    the normaliser of its token's product. Outcome k must be the same kind of thing on both sides,
+    which it is: one network gives both.
 
     Args:
         conditional: log p_c(k), (..., K).

@@ -35,7 +35,7 @@ def read_start(
 def read_image(path: str | Path, frame_shape: tuple[int, int, int], fit: str) -> np.ndarray:
     """An image of any size and mode with 8 bits as a frame, (1, H, W, 3) uint8.
 
-    Grey is repeated, alpha dropped, and the size is made that of the world.
+    Grey is repeated, alpha dropped, it is turned as EXIF says, and the size is made the world's.
 
     Args:
         path: of the image.
@@ -49,7 +49,7 @@ def read_image(path: str | Path, frame_shape: tuple[int, int, int], fit: str) ->
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such image")
-    pixels = as_rgb(str(path), decode_image(str(path), path.read_bytes()))
+    pixels = as_rgb(str(path), decode_image(str(path), path.read_bytes(), turned=True))
     return _fitted(str(path), pixels, frame_shape, fit)[None]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 from torch import Tensor
 
-from worldflow.text.encoder import TextEncoder, embed, encoder_of
+from worldflow.text.encoder import embed, encoder_of
 from worldflow.text.spec import TextSpec
 
 FAR = 0.5  # cosine, below which no caption that was learned from is like a prompt
@@ -60,13 +61,23 @@ def read_prompt(spec: TextSpec | None, prompt: str, elsewhere: str | None = None
         WorldFormatError: it is another one than the world learned with.
     """
     encoder = encoder_of(spec, elsewhere)
+    assert spec is not None  # else `encoder_of` raises
     vector = embed(encoder, [prompt])
-    return Prompt(vector, _nearest(encoder, () if spec is None else spec.examples, vector))
+    nearest = None
+    if spec.examples:
+        cosines = encoder.encode(spec.examples) @ vector[0]
+        best = int(cosines.argmax())
+        nearest = Nearest(spec.examples[best], float(cosines[best]))
+    return Prompt(vector, nearest)
 
 
-def _nearest(encoder: TextEncoder, examples: tuple[str, ...], vector: Tensor) -> Nearest | None:
-    if not examples:
-        return None
-    cosines = embed(encoder, examples) @ vector[0]
-    best = int(cosines.argmax())
-    return Nearest(examples[best], float(cosines[best]))
+def prompt_vector(spec: TextSpec | None, prompt: str) -> Tensor:
+    """The vector (1, E) of an env's prompt, with a warning if it is unlike all captions.
+
+    Raises:
+        DataError, ConfigError, WorldFormatError: see `read_prompt`.
+    """
+    read = read_prompt(spec, prompt)
+    if read.remark is not None:
+        warnings.warn(read.remark, stacklevel=2)
+    return read.vector

@@ -38,13 +38,14 @@ def _decided(name: str, wanted: bool | None, recorded: bool) -> bool:
     return recorded if wanted is None else wanted
 
 
-def start_from(world: WorldModel, path: str, whole: bool = True) -> list[str]:
+def start_from(world: WorldModel, path: str, whole: bool) -> list[str]:
     """Copy the weights of the world at `path`; its codec's as they are, the others' as a start.
 
     The embedding of actions is made anew if the actions are of another kind (a world of action-free
     video has none), that of text if another encoder gave it, and so is a head that it had not, or
     of other rewards, or read from something else. A world of plain frames may be given several
-    outcomes, and one that is trained as a whole another window.
+    outcomes, and one that is trained as a whole another window: a start, not the same function, as
+    the frequencies of rotary positions follow the window.
 
     Args:
         world: that starts.
@@ -93,7 +94,7 @@ def _changed(before: WorldConfig, after: WorldConfig, whole: bool) -> list[str]:
     """Settings in which the same weights would mean something else."""
     old, new = flatten(asdict(before)), flatten(asdict(after))
     free: tuple[str, ...] = ("context", "heads.", "flow.sampler.", "flow.global_block.outcomes")
-    if whole:  # positions are relative in time, so attention learns to reach further from here
+    if whole:  # its rotary positions are of other frequencies, which attention can learn again
         free += ("flow.window",)
     changed = (name for name in old | new if old.get(name) != new.get(name))
     return [name for name in changed if not name.startswith(free)]

@@ -67,6 +67,8 @@ def test_a_picture_is_turned_as_its_orientation_says() -> None:
     entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
-    shown = decode_image("x", jpeg[:2] + segment + jpeg[2:])
+    content = jpeg[:2] + segment + jpeg[2:]
+    assert decode_image("x", content).shape == (16, 32, 3)  # a recorded frame is as it lies there
+    shown = decode_image("x", content, turned=True)
     assert shown.shape == (32, 16, 3)
     assert shown[:14].min() > 200 and shown[18:].max() < 50  # white on top

@@ -46,15 +46,20 @@ def as_rgb(name: str, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, :3])
 
 
-def decode_image(name: str, content: bytes | np.ndarray) -> np.ndarray:
+def decode_image(name: str, content: bytes | np.ndarray, turned: bool = False) -> np.ndarray:
     """The pixels (H, W, 3) RGB, uint8 or as deep as stored, of an encoded image (JPEG, PNG, ...).
 
-    It is turned as its EXIF orientation says, as a camera's pictures want.
+    Args:
+        name: for errors.
+        content: the file's.
+        turned: as its EXIF orientation says, as a camera's pictures want; recorded frames are not.
 
     Raises:
         DataError: it is no image that can be decoded.
     """
     how = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if not turned:
+        how |= cv2.IMREAD_IGNORE_ORIENTATION
     failed = DataError(f"{name}: no image that can be decoded; download or write it again")
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), how)
