@@ -26,7 +26,8 @@ def real_clips_of(
     Args:
         dataset: with captions.
         episodes: to cut from.
-        count: B; None: one clip of each episode.
+        count: B, alike many of each answer to the first question, whatever its episodes number;
+            None: one clip of each episode.
         length: T; shorter episodes are left out.
         questions: what is answered.
         seed: of the choice.
@@ -42,10 +43,12 @@ def real_clips_of(
             f"the questions {list(questions)}"
         )
     rng = np.random.default_rng(seed)
-    if count is None:
-        picks = [ClipSampler(dataset.lengths, [i], length).sample(1, rng)[0] for i in usable]
-    else:
-        picks = ClipSampler(dataset.lengths, usable, length).sample(count, rng)
+    chosen = usable
+    if count is not None:
+        first = [told[i].get(next(iter(questions))) for i in usable]
+        shares = np.array([1.0 / first.count(answer) for answer in first])
+        chosen = rng.choice(usable, size=count, p=shares / shares.sum()).tolist()
+    picks = [ClipSampler(dataset.lengths, [i], length).sample(1, rng)[0] for i in chosen]
     frames = np.stack([dataset.read(i, start, start + length).frames for i, start in picks])
     return frames, numbered([told[i] for i, _ in picks], questions)
 

@@ -29,8 +29,8 @@ class ProbeTraining:
         sure: an answer that the probe thinks less probable than this counts as none.
     """
 
-    clips: int = 2400
-    steps: int = 600
+    clips: int = 3600
+    steps: int = 900
     batch: int = 64
     learning_rate: float = 2e-3
     sure: float = 0.8

@@ -37,3 +37,9 @@ def test_a_probe_of_a_dataset(captioned: EpisodeDataset) -> None:
     probe = learned_probe(world, captioned, np.arange(10), 3, SQUARES, training, seed=0)
     clips, labels = real_clips_of(captioned, np.arange(10), None, 3, SQUARES, seed=1)
     assert np.array_equal(probe_answers(probe, clips, 0.5), labels)
+
+
+def test_each_answer_to_the_first_question_is_drawn_alike_often(captioned: EpisodeDataset) -> None:
+    episodes = np.array([4, 2, 3, 6, 7])  # one by day, four at night
+    _, labels = real_clips_of(captioned, episodes, 300, 3, SQUARES, seed=0)
+    assert 0.4 < (labels[:, 0] == 0).mean() < 0.6
