@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -26,8 +28,8 @@ def real_clips_of(
     Args:
         dataset: with captions.
         episodes: to cut from.
-        count: B, alike many of each answer to the first question, whatever its episodes number;
-            None: one clip of each episode.
+        count: B, alike many of each answer to the first question (and of none), whatever its
+            episodes number, and of each of these alike, however long; None: one of each episode.
         length: T; shorter episodes are left out.
         questions: what is answered.
         seed: of the choice.
@@ -46,7 +48,8 @@ def real_clips_of(
     chosen = usable
     if count is not None:
         first = [told[i].get(next(iter(questions))) for i in usable]
-        shares = np.array([1.0 / first.count(answer) for answer in first])
+        episodes_of = Counter(first)
+        shares = np.array([1.0 / episodes_of[answer] for answer in first])
         chosen = rng.choice(usable, size=count, p=shares / shares.sum()).tolist()
     picks = [ClipSampler(dataset.lengths, [i], length).sample(1, rng)[0] for i in chosen]
     frames = np.stack([dataset.read(i, start, start + length).frames for i, start in picks])
