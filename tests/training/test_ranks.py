@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,25 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs of `RUNS`, by two ranks, and of `one` and `joint-one`, by one."""
-    folder = tmp_path_factory.mktemp("runs")
+    """Folder of the runs of `RUNS`, by two ranks, and of `one` and `joint-one`, by one.
+
+    All is done once more if a signal ended a rank: torch 2.13 was seen to abort in a collective
+    ("free(): invalid pointer"), once in some twenty times. Whatever Python raises fails at once.
+    """
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("runs")
+        codes, output = by_one_and_by_two(folder)
+        if min(codes) >= 0:
+            break
+        warnings.warn(f"a rank was ended by a signal, {codes}: {output[0][-200:]}", stacklevel=1)
+    assert codes == [0, 0], "\n".join(output)
+    (folder / "rank0.txt").write_text(output[0])
+    (folder / "rank1.txt").write_text(output[1])
+    return folder
+
+
+def by_one_and_by_two(folder: Path) -> tuple[list[int], list[str]]:
+    """Make the runs; the exit codes of the two ranks, and what each wrote."""
     write_dataset(folder / "data", ActionSpec("discrete", n=3))
     every = loop.LOG_EVERY
     try:
@@ -66,10 +84,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(2)
     ]
     output = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(output)
-    (folder / "rank0.txt").write_text(output[0])
-    (folder / "rank1.txt").write_text(output[1])
-    return folder
+    return [process.returncode for process in processes], output
 
 
 def assert_same(one: Path, other: Path) -> None:
