@@ -46,8 +46,9 @@ def free_port() -> int:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the runs of `RUNS`, by two ranks, and of `one` and `joint-one`, by one.
 
-    All is done once more if a signal ended a rank: torch 2.13 was seen to abort in a collective
-    ("free(): invalid pointer"), once in some twenty times. Whatever Python raises fails at once.
+    All is done once more if a signal ended a rank: with torch 2.13 one aborted once while a sharded
+    checkpoint was gathered ("free(): invalid pointer"), for a reason that was not found, and twelve
+    times not. Whatever Python raises fails at once.
     """
     for _ in range(2):
         folder = tmp_path_factory.mktemp("runs")
