@@ -83,6 +83,8 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
         del settings["training"]["latents_sha256"]  # cells of before do not say
         if training.world.prompt is None:  # nor these
             del settings["training"]["world"]["prompt"], settings["training"]["world"]["guidance"]
+        if not training.world.end_cost:
+            del settings["training"]["world"]["end_cost"]
     return dict(json.loads(json.dumps(settings)))
 
 

@@ -98,15 +98,47 @@ class NoveltyShaping(VecEnvWrapper):
         return observations, (rewards + change).astype(np.float32), dones, infos
 
 
-def shape_rewards(venv: VecEnv, dream: DreamConfig) -> VecEnv:
-    """Add the bonus or the penalty of a dream, if any.
+class ExpectedEnds(VecEnvWrapper):
+    """rewards + cost * ([the episode ended] - p), p the probability with which the end was drawn.
 
-    It belongs around what records returns, which are reported without it.
+    A control variate: whatever the cost, what is added has mean zero given the past and the action,
+    so that no policy's expected return changes. Where the cost is about what a state is worth, the
+    learner no longer waits for the draw: a step that nearly ended the episode is as bad as one that
+    may have. Only a world that says p can do this; a real game shows the draw alone.
+
+    Args:
+        venv: with `termination_probability` in its infos, see `ImaginedVecEnv`.
+        cost: in units of reward.
+    """
+
+    def __init__(self, venv: VecEnv, cost: float) -> None:
+        super().__init__(venv)
+        self._cost = cost
+
+    def reset(self) -> VecEnvObs:
+        """As the env beneath."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """As the env beneath, with other rewards."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        expected = np.array([info["termination_probability"] for info in infos])
+        ended = dones & ~np.array([info["TimeLimit.truncated"] for info in infos])
+        change = self._cost * (ended - expected)
+        return observations, (rewards + change).astype(np.float32), dones, infos
+
+
+def shape_rewards(venv: VecEnv, dream: DreamConfig) -> VecEnv:
+    """Add the bonus, the penalty and the expected ends of a dream, if any.
+
+    They belong around what records returns, which are reported without them.
     """
     if dream.bonus:
-        return NoveltyShaping(venv, dream.bonus, NOVELTY_LIMIT)
+        venv = NoveltyShaping(venv, dream.bonus, NOVELTY_LIMIT)
     if dream.pessimism:
-        return NoveltyShaping(venv, -dream.pessimism, math.inf)
+        venv = NoveltyShaping(venv, -dream.pessimism, math.inf)
+    if dream.end_cost:
+        venv = ExpectedEnds(venv, dream.end_cost)
     return venv
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-GROUP = 32  # rows that are reset together on a CPU
+GROUP = 8  # rows that are reset together on a CPU
 MOST = 256  # on a GPU: four frames of so many rows take about a gigabyte in the encoder
 
 
 def reset_batches(rows: np.ndarray, device: torch.device) -> list[np.ndarray]:
     """Indices of the rows that are computed together, in batches with all that are to be reset.
 
-    On a CPU the batches are the fixed groups of 32 rows in which one is to be reset, whole: so the
+    On a CPU the batches are the fixed groups of 8 rows in which one is to be reset, whole: so the
     bits of a row do not depend on which others are reset with it. On a GPU, where what counts is
     the number of forwards, they are the rows that are to be reset and no others.
 

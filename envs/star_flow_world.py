@@ -32,6 +32,7 @@ class StarFlowWorldEnv(gym.Env[np.ndarray, Any]):
     - `uncertainty`: nats, the entropy of the predicted frame; a float.
     - `novelty`: how rare such a frame would be among held-out ones, in standard deviations; a
       float, see docs/novelty.md.
+    - `termination_probability`: with which it was drawn whether the episode ends; a float.
     - `jacobi_iterations`: (blocks,) int64, the sampler's passes in each block.
     - `sequential_fallbacks`: blocks that had to be inverted token by token, as the iteration gave
       numbers that are not finite; an int.

@@ -19,8 +19,8 @@ class Transition:
         rewards: (B,) float64; 0 where nothing was stepped.
         terminated: (B,) bool, the world says that the episode ended.
         truncated: (B,) bool, the horizon or the limit of novelty was reached without termination.
-        scores: name to (B,) float64, and to int64 `jacobi_iterations` (B, blocks)
-            and `sequential_fallbacks` (B,).
+        scores: name to (B,) float64, with `termination_probability` besides `SCORES`, and to
+            int64 `jacobi_iterations` (B, blocks) and `sequential_fallbacks` (B,).
     """
 
     observations: np.ndarray
@@ -32,7 +32,7 @@ class Transition:
 
 def no_scores(num_envs: int, blocks: int) -> dict[str, np.ndarray]:
     """The scores of B rows where no frame was drawn: NaN, and no iterations."""
-    scores = {name: np.full(num_envs, np.nan) for name in SCORES}
+    scores = {name: np.full(num_envs, np.nan) for name in (*SCORES, "termination_probability")}
     scores["jacobi_iterations"] = np.zeros((num_envs, blocks), np.int64)
     scores["sequential_fallbacks"] = np.zeros(num_envs, np.int64)
     return scores

@@ -13,8 +13,8 @@ from worldflow.envs.reset_batches import GROUP, MOST, reset_batches
 from worldflow.errors import ConfigError
 from worldflow.testing import tiny_world
 
-ROWS = GROUP + 8
-LAST = ROWS - 1  # of the second group
+ROWS = 5 * GROUP
+LAST = ROWS - 1  # of the last group
 
 
 def play(dream: Imagination, resets: list[list[int]], observed: int) -> list[np.ndarray]:
@@ -75,8 +75,8 @@ def test_batches_are_whole_groups_on_a_cpu_and_the_rows_alone_on_a_gpu() -> None
     rows = np.zeros(2 * MOST + 3, dtype=bool)
     rows[[1, 2 * GROUP, 2 * MOST + 1]] = True
     cpu, gpu = (reset_batches(rows, torch.device(kind)) for kind in ("cpu", "cuda"))
-    assert [(batch[0], batch[-1]) for batch in cpu] == [(0, 31), (64, 95), (512, 514)]
-    assert [batch.tolist() for batch in gpu] == [[1, 64, 513]]
+    assert [(batch[0], batch[-1]) for batch in cpu] == [(0, 7), (16, 23), (512, 514)]
+    assert [batch.tolist() for batch in gpu] == [[1, 2 * GROUP, 513]]
     everyone = reset_batches(np.ones(MOST + 2, dtype=bool), torch.device("cuda"))
     assert [len(batch) for batch in everyone] == [MOST, 2]
 

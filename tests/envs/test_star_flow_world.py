@@ -165,7 +165,8 @@ def test_info_has_every_score(scripted_world: MakeWorld) -> None:
     _, at_reset = env.reset(seed=0)
     *_, at_step = env.step(0)
     for info in (at_reset, at_step):
-        assert set(info) == {*SCORES, "jacobi_iterations", "sequential_fallbacks"}
+        expected = {*SCORES, "termination_probability", "jacobi_iterations", "sequential_fallbacks"}
+        assert set(info) == expected
         assert info["jacobi_iterations"].shape == (3,)  # one global and two local blocks
     assert all(np.isnan(at_reset[name]) for name in SCORES)
     assert all(type(at_step[name]) is float and np.isfinite(at_step[name]) for name in SCORES)

@@ -18,7 +18,7 @@ from worldflow.world_model import WorldModel
 
 MakeWorld = Callable[..., WorldModel]
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
-KEYS = (*SCORES, "jacobi_iterations", "sequential_fallbacks")
+KEYS = (*SCORES, "termination_probability", "jacobi_iterations", "sequential_fallbacks")
 
 pytestmark = pytest.mark.filterwarnings("error")
 
