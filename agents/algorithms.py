@@ -20,10 +20,13 @@ from worldflow.agents.hyperparameters import (
     ReplayConfig,
     SACConfig,
 )
+from worldflow.agents.latent_network import SharedTokens
 from worldflow.agents.rewards import RewardConfig
 from worldflow.config import typed_settings
 from worldflow.envs.spaces import OBSERVATIONS
 from worldflow.errors import ConfigError
+
+FLAT, SHARED = "flat", "shared"
 
 
 @dataclass
@@ -34,6 +37,8 @@ class AgentConfig:
         algorithm: "ppo", "a2c", "dqn" or "sac".
         observation: what it sees: "frames", with Stable-Baselines3's `CnnPolicy`, or "latents" of a
             world, with its `MlpPolicy` and, in a dream, without running the codec's decoder.
+        latent_network: what reads latents: "flat", two hidden layers over all of them at once, or
+            "shared", see `worldflow.agents.latent_network.SharedTokens`, before one.
         num_envs: episodes advanced together.
         frame_stack: frames that the agent sees at once; 1 where one frame tells all.
         reward: what is done to rewards before the agent learns from them.
@@ -48,15 +53,23 @@ class AgentConfig:
 
     algorithm: str = "ppo"
     observation: str = "frames"
+    latent_network: str = FLAT
     num_envs: int = 16
     frame_stack: int = 1
     reward: RewardConfig = field(default_factory=RewardConfig)
     hyperparameters: Any = None
 
     def __post_init__(self) -> None:
-        for name, known in (("algorithm", ALGORITHMS), ("observation", OBSERVATIONS)):
+        choices = {"algorithm": ALGORITHMS, "observation": OBSERVATIONS}
+        choices["latent_network"] = (FLAT, SHARED)
+        for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"agent.{name} is {value!r}; use one of {', '.join(known)}")
+        if self.latent_network != FLAT and self.observation != "latents":
+            raise ConfigError(
+                f"agent.latent_network={self.latent_network} reads latents, and the agent sees "
+                f"{self.observation}: set agent.observation=latents, or leave it out"
+            )
         for name in ("num_envs", "frame_stack"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be at least 1")
@@ -194,7 +207,14 @@ def _policy(config: AgentConfig) -> dict[str, Any]:
     """The network that fits what is seen, as arguments of an algorithm's constructor."""
     width = config.settings.features_dim
     if config.observation == "latents":
-        return {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [width, width]}}
+        if config.latent_network == FLAT:
+            return {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [width, width]}}
+        reader = {
+            "net_arch": [width],
+            "features_extractor_class": SharedTokens,
+            "features_extractor_kwargs": {"features_dim": width},
+        }
+        return {"policy": "MlpPolicy", "policy_kwargs": reader}
     network: dict[str, Any] = {"features_extractor_kwargs": {"features_dim": width}}
     if config.algorithm == "sac":
         # Stable-Baselines3's default behind a CNN is no hidden layer: a critic that adds a term of

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from worldflow.agents.algorithms import FLAT
 from worldflow.agents.cell_scores import Scoring, score
 from worldflow.agents.checkpoints import last_checkpoint
 from worldflow.agents.dream_grid import Cell, DreamGridConfig, cell_folder, training_of
@@ -85,6 +86,8 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
             del settings["training"]["world"]["prompt"], settings["training"]["world"]["guidance"]
         if not training.world.end_cost:
             del settings["training"]["world"]["end_cost"]
+        if training.agent.latent_network == FLAT:
+            del settings["training"]["agent"]["latent_network"]
     return dict(json.loads(json.dumps(settings)))
 
 

@@ -29,7 +29,7 @@ def start_from(model: BaseAlgorithm, card: AgentCard) -> None:
     assert card.initial_agent is not None
     folder = Path(card.initial_agent)
     earlier = AgentCard.load(folder)
-    for name in ("algorithm", "observation", "frame_stack"):
+    for name in ("algorithm", "observation", "latent_network", "frame_stack"):
         old, new = getattr(earlier.agent, name), getattr(card.agent, name)
         if old != new:
             raise ConfigError(

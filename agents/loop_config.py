@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldflow.agents.algorithms import AgentConfig
+from worldflow.agents.algorithms import FLAT, AgentConfig
 from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import EvaluationConfig
 from worldflow.config import flatten
@@ -264,4 +264,6 @@ class TrainLoopConfig:
         flat = flatten(asdict(replace(self, agent=agent)))
         if self.world.heads.termination_reads == FRAME:  # loops of before do not say
             del flat["world.heads.termination_reads"]
+        if self.agent.latent_network == FLAT:  # nor this
+            del flat["agent.latent_network"]
         return {name: value for name, value in flat.items() if name not in OPEN}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
@@ -22,6 +23,7 @@ from worldflow.agents.algorithms import (
     check_actions,
 )
 from worldflow.agents.hyperparameters import PPOConfig
+from worldflow.agents.latent_network import SharedTokens
 from worldflow.agents.places import for_agent
 from worldflow.agents.rewards import RewardConfig
 from worldflow.agents.sb3 import ImaginedVecEnv, wrap
@@ -47,15 +49,16 @@ LEARNING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "observation"),
+    ("algorithm", "observation", "reader"),
     [
         # three networks with an encoder each
-        pytest.param(*pair, marks=pytest.mark.slow if pair == ("sac", "frames") else ())
+        pytest.param(*pair, "flat", marks=pytest.mark.slow if pair == ("sac", "frames") else ())
         for pair in itertools.product(ALGORITHMS, OBSERVATIONS)
-    ],
+    ]
+    + [(algorithm, "latents", "shared") for algorithm in ALGORITHMS],
 )
 def test_it_learns_what_the_dream_rewards(
-    monkeypatch: pytest.MonkeyPatch, algorithm: str, observation: str
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, observation: str, reader: str
 ) -> None:
     """A known answer: only action 2 is rewarded; on continuous ones, the larger the better."""
     boxed = algorithm == "sac"
@@ -69,7 +72,7 @@ def test_it_learns_what_the_dream_rewards(
 
     monkeypatch.setattr(imagination, "step", rewarding)
     settings = LEARNING[algorithm] | {"features_dim": 32, "gamma": 0.5}
-    agent = AgentConfig(algorithm, observation, num_envs=8, hyperparameters=settings)
+    agent = AgentConfig(algorithm, observation, reader, num_envs=8, hyperparameters=settings)
     model = build(agent, for_agent(ImaginedVecEnv(imagination), agent), 0, "cpu", None)
     model.learn(1024)
     actions, _ = model.predict(imagination.reset().observations, deterministic=True)
@@ -80,21 +83,31 @@ def test_it_learns_what_the_dream_rewards(
 
 
 @pytest.mark.parametrize(
-    ("observation", "policy", "extractor", "hidden"),
+    ("observation", "reader", "policy", "extractor", "hidden"),
     [
-        ("frames", ActorCriticCnnPolicy, NatureCNN, []),
-        ("latents", ActorCriticPolicy, FlattenExtractor, [24, 24]),
+        ("frames", "flat", ActorCriticCnnPolicy, NatureCNN, []),
+        ("latents", "flat", ActorCriticPolicy, FlattenExtractor, [24, 24]),
+        ("latents", "shared", ActorCriticPolicy, SharedTokens, [24]),
     ],
 )
 @pytest.mark.parametrize("frame_stack", [1, 3])
 def test_the_network_fits_what_is_seen(
-    observation: str, policy: type, extractor: type, hidden: list[int], frame_stack: int
+    observation: str,
+    reader: str,
+    policy: type,
+    extractor: type,
+    hidden: list[int],
+    frame_stack: int,
 ) -> None:
     imagination = Imagination(tiny_world(), 2, observation=observation)
     venv = wrap(ImaginedVecEnv(imagination), frame_stack)
     ppo = PPOConfig(n_steps=8, batch_size=16, features_dim=24)
     agent = AgentConfig(
-        observation=observation, num_envs=2, frame_stack=frame_stack, hyperparameters=ppo
+        observation=observation,
+        latent_network=reader,
+        num_envs=2,
+        frame_stack=frame_stack,
+        hyperparameters=ppo,
     )
     network = build(agent, venv, 0, "cpu", None).policy
     assert type(network) is policy
@@ -102,6 +115,27 @@ def test_the_network_fits_what_is_seen(
     assert network.net_arch == hidden or network.net_arch == {"pi": hidden, "vf": hidden}
     wanted = (16, 2 * frame_stack) if observation == "latents" else (3 * frame_stack, 64, 64)
     assert network.observation_space.shape == wanted
+
+
+def test_a_shared_network_finds_a_thing_wherever_it_is() -> None:
+    space = spaces.Box(-np.inf, np.inf, (4, 6), np.float32)
+    network, chance = SharedTokens(space, 8), torch.Generator().manual_seed(0)
+    thing, nothing = torch.randn(6, generator=chance), torch.randn(6, generator=chance)
+    latents = nothing.repeat(4, 4, 1)  # (B, N, C): row k has the thing in token k
+    latents[range(4), range(4)] = thing
+    found = network.token(latents)
+    for k in range(4):
+        assert torch.equal(found[k, k], found[0, 0])
+        assert torch.equal(found[k, (k + 1) % 4], found[0, 1])
+    features = network(latents)  # and it knows where
+    assert features.shape == (4, 8) and not torch.allclose(features[0], features[1])
+
+
+def test_a_shared_network_reads_latents_only() -> None:
+    with pytest.raises(ConfigError, match=r"agent\.latent_network=shared reads latents"):
+        AgentConfig(latent_network="shared")
+    with pytest.raises(ConfigError, match=r"latents are \(N, C\)"):
+        SharedTokens(spaces.Box(0, 255, (64, 64, 3), np.uint8), 8)
 
 
 def test_a_critic_on_frames_weighs_state_and_action_together() -> None:
