@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,14 @@ class AgentConfig:
         algorithm: "ppo", "a2c", "dqn" or "sac".
         observation: what it sees: "frames", with Stable-Baselines3's `CnnPolicy`, or "latents" of a
             world, with its `MlpPolicy` and, in a dream, without running the codec's decoder.
-        latent_network: what reads latents: "flat", two hidden layers over all of them at once, or
-            "shared", see `worldflow.agents.latent_network.SharedTokens`, before one.
         num_envs: episodes advanced together.
         frame_stack: frames that the agent sees at once; 1 where one frame tells all.
         reward: what is done to rewards before the agent learns from them.
         hyperparameters: the algorithm's own settings: an instance of its dataclass in
             `worldflow.agents.hyperparameters`, or a mapping, which becomes one; None for defaults.
             Which dataclass it is depends on `algorithm`, so read `settings`.
+        latent_network: what reads latents: "flat", two hidden layers over all of them at once, or
+            "shared", see `worldflow.agents.latent_network.SharedTokens`, before one.
 
     Raises:
         ConfigError: a setting is unknown or outside its range, or a rollout of PPO does not split
@@ -53,15 +53,18 @@ class AgentConfig:
 
     algorithm: str = "ppo"
     observation: str = "frames"
-    latent_network: str = FLAT
     num_envs: int = 16
     frame_stack: int = 1
     reward: RewardConfig = field(default_factory=RewardConfig)
     hyperparameters: Any = None
+    latent_network: str = FLAT
 
     def __post_init__(self) -> None:
-        choices = {"algorithm": ALGORITHMS, "observation": OBSERVATIONS}
-        choices["latent_network"] = (FLAT, SHARED)
+        choices: dict[str, Collection[str]] = {
+            "algorithm": ALGORITHMS,
+            "observation": OBSERVATIONS,
+            "latent_network": (FLAT, SHARED),
+        }
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"agent.{name} is {value!r}; use one of {', '.join(known)}")

@@ -84,8 +84,8 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
         del settings["training"]["latents_sha256"]  # cells of before do not say
         if training.world.prompt is None:  # nor these
             del settings["training"]["world"]["prompt"], settings["training"]["world"]["guidance"]
-        if not training.world.end_cost:
-            del settings["training"]["world"]["end_cost"]
+        if not training.world.expected_ends:
+            del settings["training"]["world"]["expected_ends"]
         if training.agent.latent_network == FLAT:
             del settings["training"]["agent"]["latent_network"]
     return dict(json.loads(json.dumps(settings)))
@@ -139,7 +139,9 @@ def _train_and_score(
 ) -> dict[str, Any]:
     """Steps of the training, and scores of the last weights and of the best ones."""
     # agents are judged in the dream as the world has it
-    dream = replace(training.world, novelty_window=1, max_novelty=None, pessimism=0.0)
+    dream = replace(
+        training.world, novelty_window=1, max_novelty=None, pessimism=0.0, expected_ends=0.0
+    )
     if cell.kind == "random":
         places = Places.of(dream, None, False, training.world_device)
         return {"scores": {"last": score(places, training.agent, None, _scoring(config))}}

@@ -153,6 +153,8 @@ def training_of(config: DreamGridConfig, cell: Cell) -> TrainAgentConfig:
         dream = replace(dream, pessimism=config.pessimism, novelty_window=config.novelty_window)
     if cell.variant == TRUNCATION:
         dream = replace(dream, max_novelty=config.max_novelty, novelty_window=config.novelty_window)
+    if real:  # which says no probabilities of ends
+        dream = replace(dream, expected_ends=0.0)
     return replace(base, world=dream, real=real, seed=cell.seed, out=str(out))
 
 

@@ -31,7 +31,7 @@ class DreamConfig:
     """The world that an agent is trained in.
 
     What follows `guidance` changes the dream that the agent learns in: by novelty, to trust the
-    world less or more (docs/novelty.md has the formulas), or by what an end costs. An agent is
+    world less or more (docs/novelty.md has the formulas), or by how ends are felt. An agent is
     judged in the dream without it.
 
     Attributes:
@@ -47,9 +47,9 @@ class DreamConfig:
         max_novelty: an imagined episode is truncated where novelty is larger; None: never for this.
         pessimism: reward lost for each standard deviation of novelty (`PessimisticReward`).
         bonus: reward gained for each, up to `NOVELTY_LIMIT` of them (`NoveltyReward`).
-        end_cost: makes narrow escapes felt: a step loses this times the probability with which
-            the end was drawn, and has this back where it came. No mean changes, see
-            `worldflow.agents.rewards.ExpectedEnds`; best is what a state is worth.
+        expected_ends: what a state is worth, in units of reward, by which the learner meets the
+            probability of an end beside its draw; means do not change, see
+            `worldflow.agents.rewards.ExpectedEnds`. 0: off.
 
     Raises:
         ConfigError: a number is out of range, or there are both a bonus and a penalty.
@@ -64,7 +64,7 @@ class DreamConfig:
     max_novelty: float | None = None
     pessimism: float = 0.0
     bonus: float = 0.0
-    end_cost: float = 0.0
+    expected_ends: float = 0.0
 
     def __post_init__(self) -> None:
         check_dream(self.horizon, self.temperature, self.guidance)
@@ -72,7 +72,7 @@ class DreamConfig:
             raise ConfigError(f"world.novelty_window={self.novelty_window} must be at least 1")
         if self.max_novelty is not None and not self.max_novelty > 0.0:
             raise ConfigError(f"world.max_novelty={self.max_novelty} must be positive, or null")
-        for name in ("pessimism", "bonus", "end_cost"):
+        for name in ("pessimism", "bonus", "expected_ends"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ConfigError(
                     f"world.{name}={getattr(self, name)} must be at least 0 and finite"
@@ -90,7 +90,7 @@ class DreamConfig:
 
     @property
     def uses_novelty(self) -> bool:
-        """Whether an agent learns in another dream than the one it is judged in."""
+        """Whether novelty changes the dream that an agent learns in; it is judged without."""
         return (self.novelty_window, self.max_novelty, self.pessimism, self.bonus) != (
             1,
             None,

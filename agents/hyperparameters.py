@@ -22,7 +22,7 @@ class Hyperparameters:
         anneal: whether the learning rate falls linearly over `total_steps`.
         anneal_to: where it falls to, as a share of `learning_rate`.
         gamma: discount.
-        features_dim: width of the image encoder's output; on latents, of both hidden layers.
+        features_dim: width of the image encoder's output; on latents, of the hidden layers.
 
     Raises:
         ConfigError: a number is outside its range.

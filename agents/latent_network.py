@@ -20,23 +20,23 @@ class SharedTokens(BaseFeaturesExtractor):
         space: of what is seen.
         features_dim: width of the output.
         width: of the hidden layer of the shared network.
-        found: numbers that it gives of each token.
+        token_features: numbers that it gives of each token.
 
     Raises:
         ConfigError: the space is not of latents.
     """
 
     def __init__(
-        self, space: spaces.Space, features_dim: int, width: int = 128, found: int = 32
+        self, space: spaces.Space, features_dim: int, width: int = 128, token_features: int = 32
     ) -> None:
         if space.shape is None or len(space.shape) != 2:
             raise ConfigError(f"latents are (N, C), but the agent sees {space}")
         super().__init__(space, features_dim)
         tokens, channels = space.shape
         self.token = nn.Sequential(
-            nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, found), nn.SiLU()
+            nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, token_features), nn.SiLU()
         )
-        self.together = nn.Sequential(nn.Linear(tokens * found, features_dim), nn.SiLU())
+        self.together = nn.Sequential(nn.Linear(tokens * token_features, features_dim), nn.SiLU())
 
     def forward(self, latents: Tensor) -> Tensor:
         """Features of latents."""

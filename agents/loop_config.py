@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldflow.agents.algorithms import FLAT, AgentConfig
+from worldflow.agents.algorithms import AgentConfig
 from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluation_config import EvaluationConfig
 from worldflow.config import flatten
@@ -103,6 +103,7 @@ class DreamSettings:
         novelty_window: novelty is that of so many last frames together.
         max_novelty: an imagined episode is truncated where novelty is larger; null: never for this.
         pessimism: reward lost for each standard deviation of novelty.
+        expected_ends: what a state is worth, by which ends are felt before they come.
     """
 
     horizon: int = 1000
@@ -110,6 +111,7 @@ class DreamSettings:
     novelty_window: int = 1
     max_novelty: float | None = None
     pessimism: float = 0.0
+    expected_ends: float = 0.0
 
     def __post_init__(self) -> None:
         try:
@@ -264,6 +266,7 @@ class TrainLoopConfig:
         flat = flatten(asdict(replace(self, agent=agent)))
         if self.world.heads.termination_reads == FRAME:  # loops of before do not say
             del flat["world.heads.termination_reads"]
-        if self.agent.latent_network == FLAT:  # nor this
-            del flat["agent.latent_network"]
+        del flat["agent.latent_network"]  # nor this; agents here see frames
+        if not self.dream.expected_ends:  # nor this
+            del flat["dream.expected_ends"]
         return {name: value for name, value in flat.items() if name not in OPEN}

@@ -66,10 +66,11 @@ class Places:
                 "nothing to learn in: give world=... to learn in a dream (with real=true: in the "
                 "game behind it), or source=... to learn in a real environment"
             )
-        if (dream.uses_novelty or dream.end_cost) and (real or source is not None):
+        if (dream.uses_novelty or dream.expected_ends) and (real or source is not None):
             raise ConfigError(
-                "world.novelty_window, max_novelty, pessimism, bonus and end_cost change the dream "
-                "that an agent learns in, and this one learns in a real environment: leave them out"
+                "world.novelty_window, max_novelty, pessimism, bonus and expected_ends change the "
+                "dream that an agent learns in, and this one learns in a real environment: leave "
+                "them out"
             )
         if dream.path is None:
             assert source is not None

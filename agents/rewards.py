@@ -99,21 +99,25 @@ class NoveltyShaping(VecEnvWrapper):
 
 
 class ExpectedEnds(VecEnvWrapper):
-    """rewards + cost * ([the episode ended] - p), p the probability with which the end was drawn.
+    """rewards + worth * ([the episode ended] - p), p the probability with which the end was drawn.
 
-    A control variate: whatever the cost, what is added has mean zero given the past and the action,
-    so that no policy's expected return changes. Where the cost is about what a state is worth, the
-    learner no longer waits for the draw: a step that nearly ended the episode is as bad as one that
-    may have. Only a world that says p can do this; a real game shows the draw alone.
+    A control variate: whatever the worth, what is added has mean zero given the past and the
+    action, so that no policy's expected return changes. Where it is about what a state is worth,
+    the learner no longer waits for the draw: a step that nearly ended the episode is as bad as one
+    that may have. Only a world that says p can do this; a real game shows the draw alone.
+
+    (Up to `agent.reward.clip`, where that cuts a normalised reward, and to DQN's loss, which is no
+    mean's. Infos have what was added in their `shaping`.)
 
     Args:
         venv: with `termination_probability` in its infos, see `ImaginedVecEnv`.
-        cost: in units of reward.
+        worth: of a state, in units of reward: about r / (1 - gamma (1 - h)) where a step gives r
+            and ends the episode with probability h.
     """
 
-    def __init__(self, venv: VecEnv, cost: float) -> None:
+    def __init__(self, venv: VecEnv, worth: float) -> None:
         super().__init__(venv)
-        self._cost = cost
+        self._worth = worth
 
     def reset(self) -> VecEnvObs:
         """As the env beneath."""
@@ -124,7 +128,11 @@ class ExpectedEnds(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         expected = np.array([info["termination_probability"] for info in infos])
         ended = dones & ~np.array([info["TimeLimit.truncated"] for info in infos])
-        change = self._cost * (ended - expected)
+        change = self._worth * (ended - expected)
+        infos = [
+            info | {"shaping": info.get("shaping", 0.0) + value}
+            for info, value in zip(infos, change.tolist(), strict=True)
+        ]
         return observations, (rewards + change).astype(np.float32), dones, infos
 
 
@@ -137,8 +145,8 @@ def shape_rewards(venv: VecEnv, dream: DreamConfig) -> VecEnv:
         venv = NoveltyShaping(venv, dream.bonus, NOVELTY_LIMIT)
     if dream.pessimism:
         venv = NoveltyShaping(venv, -dream.pessimism, math.inf)
-    if dream.end_cost:
-        venv = ExpectedEnds(venv, dream.end_cost)
+    if dream.expected_ends:
+        venv = ExpectedEnds(venv, dream.expected_ends)
     return venv
 
 

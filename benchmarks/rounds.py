@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ends.head import HeadTraining, expected_ends, head_of, log_loss, teach
+from ends.head import HeadTraining, head_of, log_loss, probabilities, teach
 from ends.play import Choose, Play, RealGame
 from omegaconf import MISSING
 from safetensors.torch import load_file, save_file
@@ -34,10 +34,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from timing import machine, note, print_table, read_settings
 
 from worldflow.agents.algorithms import build
+from worldflow.agents.locks import LOCK, held
 from worldflow.agents.places import Places
-from worldflow.agents.reality import source_of
 from worldflow.agents.rewards import restore_rewards, reward_state
-from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights
+from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights, world_digest
 from worldflow.agents.seeds import loop_seed
 from worldflow.agents.train import TrainAgentConfig
 from worldflow.config import load_config
@@ -48,6 +48,9 @@ from worldflow.storage import load_world, save_world
 
 DREAM, REAL, HEAD = 0, 1, 2  # roles, for seeds
 DONE = "round.json"  # written last: without it a round is made again
+DREAM_SETTINGS = {"horizon", "temperature", "novelty_window", "max_novelty", "pessimism"}
+DREAM_SETTINGS |= {"bonus", "expected_ends"}
+NOT_OURS = {"agent.hyperparameters.anneal", "agent.hyperparameters.anneal_to"}
 
 
 @dataclass
@@ -63,9 +66,12 @@ class Rounds:
         first_steps: real steps of chance before.
         real_envs: games side by side.
         head: how the head learns.
-        train: settings of `worldflow train-agent` for agent and dream; the learning rate falls in
-            a line over all rounds.
+        train: settings of `worldflow train-agent`: `agent=`, `agent.`, and of `world.` those of the
+            dream. The learning rate falls in a line over all rounds.
         seed: of all.
+
+    Raises:
+        ConfigError: a number is too small, or `train` has settings that nothing here heeds.
     """
 
     world: str = MISSING
@@ -84,6 +90,11 @@ class Rounds:
             raise ConfigError("rounds, dream_steps and real_envs must be at least 1")
         if min(self.real_steps, self.first_steps) < self.real_envs:
             raise ConfigError("real_steps and first_steps must be one at least in each real env")
+        for word in self.train:
+            name = word.partition("=")[0]
+            dreamed = name.startswith("world.") and name[6:] in DREAM_SETTINGS
+            if name in NOT_OURS or not (dreamed or name == "agent" or name.startswith("agent.")):
+                raise ConfigError(f"train: {name} is nothing that rounds can have; leave it out")
 
 
 class Run:
@@ -102,6 +113,8 @@ class Run:
         self.training = load_config("train_agent", TrainAgentConfig, words)
         if self.training.agent.observation != "latents":
             raise ConfigError("train: the agent must see latents: agent.observation=latents")
+        if self.training.agent.algorithm not in ("ppo", "a2c"):
+            raise ConfigError("train: a replay buffer does not outlast a round: use ppo or a2c")
         self.places = Places.of(self.training.world, None, False, "cpu")
         assert self.places.world is not None
         self.world = self.places.world
@@ -110,11 +123,20 @@ class Run:
         self._check_settings()
 
     def run(self) -> list[dict[str, Any]]:
-        """Do what is left; a row of figures for each round."""
+        """Do what is left; a row of figures for each round.
+
+        Raises:
+            ConfigError: another process is at it.
+        """
+        with held(self.folder / LOCK) as mine:
+            if not mine:
+                raise ConfigError(f"another process makes rounds in {self.folder}: wait for it")
+            return self._run()
+
+    def _run(self) -> list[dict[str, Any]]:
         stack = self.training.agent.frame_stack
-        game = RealGame(self.world, source_of(self.world), self.config.real_envs, stack)
         rows = []
-        with contextlib.closing(game):
+        with contextlib.closing(RealGame(self.world, self.config.real_envs, stack)) as game:
             for number in range(self.config.rounds + 1):
                 folder = self._folder(number)
                 if (folder / DONE).exists():
@@ -130,7 +152,7 @@ class Run:
 
     def _round(self, number: int, folder: Path, game: RealGame) -> dict[str, Any]:
         started = time.monotonic()
-        row: dict[str, Any] = {"round": number, "dream_steps": 0}
+        row: dict[str, Any] = {"round": number, "dream_steps": 0, "dreams_last": None}
         if number == 0:
             choose, steps = self._chance(), self.config.first_steps
         else:
@@ -138,7 +160,7 @@ class Run:
             row |= {"dream_steps": model.num_timesteps, "dreams_last": lived}
             choose, steps = _half_drawn(model), self.config.real_steps
         play = game.play(choose, steps, self._seed(number, REAL))
-        foreseen = float(expected_ends(self.head, play).sum())
+        foreseen = float(probabilities(self.head, play).sum())
         self.plays.append(play)
         teach(self.head, self.plays, self.config.head, self._seed(number, HEAD))
         loss = log_loss(self.head, self.plays)
@@ -208,12 +230,18 @@ class Run:
         return self.folder / "rounds" / f"{number:03d}"
 
     def _check_settings(self) -> None:
+        """Refuse a folder of other rounds; where it and its world lie is no matter."""
         path, wanted = self.folder / "settings.json", asdict(self.config)
+        del wanted["out"]
+        wanted["world"] = world_digest(self.config.world)
         if path.exists():
             found = json.loads(path.read_text())
             if found != wanted:
                 names = [k for k in wanted if found.get(k) != wanted[k]]
-                raise ConfigError(f"out={self.folder} was begun with other {', '.join(names)}")
+                raise ConfigError(
+                    f"out={self.folder} was begun with other {', '.join(names)}: use the same, or "
+                    "another out="
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(wanted).encode())
 

@@ -19,8 +19,8 @@ class Transition:
         rewards: (B,) float64; 0 where nothing was stepped.
         terminated: (B,) bool, the world says that the episode ended.
         truncated: (B,) bool, the horizon or the limit of novelty was reached without termination.
-        scores: name to (B,) float64, with `termination_probability` besides `SCORES`, and to
-            int64 `jacobi_iterations` (B, blocks) and `sequential_fallbacks` (B,).
+        scores: name to (B,) float64, of `SCORES` and `termination_probability`; and to int64,
+            `jacobi_iterations` (B, blocks) and `sequential_fallbacks` (B,).
     """
 
     observations: np.ndarray

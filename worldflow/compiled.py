@@ -48,6 +48,8 @@ def open_world(name: str | Path, device: str = "auto") -> WorldModel:
 def compile_step(world: WorldModel) -> WorldModel:
     """Compile what `WorldModel.step` runs, in place; the world can then be used, not trained.
 
+    But for its heads, which are not compiled: their weights may change.
+
     On a CPU the passes of the sampler, the layers that read the past and the decoder become
     TorchScript: the same kernels, hence the same bits, called without Python in between, which is
     two fifths of a pass over one row. On a CUDA device the floor of a step (reading the past, one

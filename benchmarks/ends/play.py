@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldflow.agents.reality import real_envs
 from worldflow.envs.collect import environment_seed
 from worldflow.envs.policies import FrameStack
-from worldflow.envs.sources import SourceConfig, make_source
 from worldflow.flow.state import FlowState
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
@@ -52,18 +52,20 @@ class Play:
 
 
 class RealGame:
-    """B rows of the game.
+    """B rows of the game behind a world.
 
     Args:
         world: reads it; in eval mode.
-        source: the game.
         rows: B.
         frame_stack: latents of so many frames are seen at once.
+
+    Raises:
+        ConfigError: the world was learned from no environment, or from another one than its own.
     """
 
-    def __init__(self, world: WorldModel, source: SourceConfig, rows: int, frame_stack: int):
+    def __init__(self, world: WorldModel, rows: int, frame_stack: int) -> None:
         self._world, self._frame_stack = world, frame_stack
-        self._envs = [make_source(source) for _ in range(rows)]
+        self._envs = real_envs(world, rows, "frames")
 
     def close(self) -> None:
         """End the games."""
@@ -77,7 +79,7 @@ class RealGame:
         Args:
             choose: acts.
             steps: rounded down to as many in each row.
-            seed: of the episodes and of the noise on the latents.
+            seed: of the episodes and of the noise on the latents; spawned from.
         """
         world, rows = self._world, len(self._envs)
         noise_seed, *seeds = seed.spawn(1 + rows)

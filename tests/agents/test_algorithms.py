@@ -72,7 +72,9 @@ def test_it_learns_what_the_dream_rewards(
 
     monkeypatch.setattr(imagination, "step", rewarding)
     settings = LEARNING[algorithm] | {"features_dim": 32, "gamma": 0.5}
-    agent = AgentConfig(algorithm, observation, reader, num_envs=8, hyperparameters=settings)
+    agent = AgentConfig(
+        algorithm, observation, num_envs=8, hyperparameters=settings, latent_network=reader
+    )
     model = build(agent, for_agent(ImaginedVecEnv(imagination), agent), 0, "cpu", None)
     model.learn(1024)
     actions, _ = model.predict(imagination.reset().observations, deterministic=True)

@@ -309,3 +309,19 @@ def test_cells_of_before_there_were_prompts_stay_what_they_are(config: DreamGrid
 
         assert not {"prompt", "guidance"} & said(config).keys()
         assert (said(led)["prompt"], said(led)["guidance"]) == ("the ball, left", 2.0)
+
+
+def test_cells_of_before_there_were_expected_ends_stay_what_they_are(
+    config: DreamGridConfig,
+) -> None:
+    words = ["world.expected_ends=2", "agent.observation=latents", "agent.latent_network=shared"]
+    other = replace(config, train=[*config.train, *words])
+    dream = grid(config)[1]
+    before, after = (
+        settings_of(c, dream, training_of(c, dream))["training"] for c in (config, other)
+    )
+    assert "expected_ends" not in before["world"] and "latent_network" not in before["agent"]
+    assert after["world"]["expected_ends"] == 2.0
+    assert after["agent"]["latent_network"] == "shared"
+    real = next(cell for cell in grid(config) if cell.kind == "real")
+    assert training_of(other, real).world.expected_ends == 0.0  # a game does not say them

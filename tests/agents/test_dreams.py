@@ -163,6 +163,8 @@ def test_refused_where_they_change_nothing(quick: Quick, side: Callable[..., Any
     for changes in ({"real": True}, {"source": source}):
         with pytest.raises(ConfigError, match="learns in a real environment"):
             train_agent(quick(dream={"bonus": 1.0}, **changes))
+        with pytest.raises(ConfigError, match="learns in a real environment"):
+            train_agent(quick(dream={"expected_ends": 1.0}, **changes))
 
 
 def test_windows_and_calibration(
@@ -238,38 +240,3 @@ def test_prompts_need_a_world_that_can_be_told() -> None:
     for led in ({"prompt": "the ball"}, {"guidance": 1.0}):
         with pytest.raises(ConfigError, match="no world to dream"):
             Places.of(DreamConfig(**led), SourceConfig("worldflow/Catch-v0"), False)
-
-
-def ends_of(world: WorldModel, cost: float, steps: int = 60) -> tuple[np.ndarray, ...]:
-    """Rewards, probabilities of ends, and ends by the world's own word, all (steps, B)."""
-    venv = place(world, end_cost=cost).training_env(AgentConfig(num_envs=8))
-    venv.seed(3)
-    venv.reset()
-    rows: list[list[Any]] = []
-    for k in range(steps):
-        _, rewards, dones, infos = venv.step(np.full(8, k % 3))
-        cut = np.array([info["TimeLimit.truncated"] for info in infos])
-        rows.append([rewards, [i["termination_probability"] for i in infos], dones & ~cut])
-    return tuple(np.array(column) for column in zip(*rows, strict=True))
-
-
-def test_expected_ends_take_the_place_of_drawn_ones() -> None:
-    world = tiny_world()
-    plain, probability, ended = ends_of(world, 0.0)
-    changed, same, _ = ends_of(world, 7.0)
-    np.testing.assert_array_equal(probability, same)
-    np.testing.assert_allclose(changed - plain, 7.0 * (ended - probability), atol=1e-5)
-    assert 10 < ended.sum() < ended.size  # some ended, and some were cut at the horizon
-
-
-def test_the_probability_of_an_end_is_that_of_its_draw() -> None:
-    _, probability, ended = ends_of(tiny_world(), 0.0, steps=250)
-    deviation = np.sqrt((probability * (1 - probability)).sum())
-    assert abs(ended.sum() - probability.sum()) < 4 * deviation
-    assert deviation > 5  # else it would show nothing
-
-
-@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
-def test_a_cost_of_ends_is_a_finite_number(value: float) -> None:
-    with pytest.raises(ConfigError, match=r"world\.end_cost=.* must be at least 0 and finite"):
-        DreamConfig("catch", end_cost=value)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rounds
 import torch
-from ends.head import HeadTraining, expected_ends, head_of, held_out, log_loss, teach
+from ends.head import HeadTraining, head_of, held_out, log_loss, probabilities, teach
 from ends.play import Play, RealGame
 from gymnasium import spaces
 from rounds import Rounds, Run
@@ -22,7 +22,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.saved import load_agent
-from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
 from worldflow.heads import TerminationHead
 from worldflow.storage import load_world, save_world
@@ -39,7 +38,7 @@ TRAIN = [
     "agent.hyperparameters.n_steps=8",
     "agent.hyperparameters.batch_size=16",
     "world.horizon=6",
-    "world.end_cost=2.0",
+    "world.expected_ends=2.0",
 ]
 
 
@@ -85,7 +84,7 @@ def past_world(sigma: float = 0.3) -> WorldModel:
 def test_real_play_is_read_as_whole_clips_are() -> None:
     world, seen = past_world(sigma=1e-6), []
     SixSteps.made.clear()
-    game = RealGame(world, SourceConfig("test/SixSteps-v0"), 2, frame_stack=2)
+    game = RealGame(world, 2, frame_stack=2)
     rng = np.random.default_rng(0)
 
     def choose(stacked: np.ndarray) -> np.ndarray:
@@ -141,7 +140,7 @@ def test_a_head_learns_the_chance_of_the_end() -> None:
     assert before is not None and after is not None
     assert best - 0.02 < after < best + 0.02 < before - 0.1
     fresh = made_up(4000, 2)
-    assert (expected_ends(head, fresh) - true_chance(fresh.past)).abs().mean() < 0.06
+    assert (probabilities(head, fresh) - true_chance(fresh.past)).abs().mean() < 0.06
     assert not any(p.requires_grad for p in head.parameters())
 
 
@@ -221,3 +220,34 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         head_of(tiny_world(), "tiny")
     with pytest.raises(ConfigError, match="one at least in each real env"):
         replace(config, first_steps=1)
+    for word in ("real=true", "seed=3", "world.prompt=x", "agent.hyperparameters.anneal=false"):
+        with pytest.raises(ConfigError, match="is nothing that rounds can have"):
+            replace(config, train=[*TRAIN, word])
+    dqn = ["agent=dqn", "agent.observation=latents"]
+    with pytest.raises(ConfigError, match="a replay buffer does not outlast a round"):
+        Run(replace(config, train=dqn, out=str(tmp_path / "dqn")))
+    with pytest.raises(ConfigError, match="has 0 ends to learn from"):
+        calm = Play(torch.zeros(50, 4, 3).half(), torch.zeros(50).bool(), torch.zeros(50).long())
+        teach(TerminationHead(4, (5, 3), 8, "past"), [calm], HeadTraining(), SEED)
+    with pytest.raises(ConfigError, match=r"head\.noise not negative"):
+        HeadTraining(noise=-1.0)
+
+
+def test_the_dream_ends_as_the_taught_head_says(tmp_path: Path) -> None:
+    run = Run(settings(tmp_path, "out"))
+    venv = run.places.training_env(run.training.agent)
+    with torch.no_grad():
+        for parameter in run.head.parameters():
+            parameter.zero_()
+        run.head.trunk[-1].bias.fill_(20.0)  # an end for sure
+    venv.reset()
+    _, _, dones, infos = venv.step(np.zeros(2, np.int64))
+    assert dones.all() and all(info["termination_probability"] > 0.999 for info in infos)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    config = replace(settings(tmp_path, "out"), rounds=1)
+    rows = Run(config).run()
+    (tmp_path / "out" / "world" / "card.md").unlink()  # killed while it finished
+    assert Run(config).run() == rows
+    assert (tmp_path / "out" / "world" / "card.md").exists()
