@@ -1,7 +1,7 @@
 """An agent learns in the dream of a game, and its world from the agent's play where games end.
 
-    python benchmarks/rounds.py world=takecover out=runs/rounds rounds=28 \
-        train='[agent=ppo,agent.observation=latents,agent.num_envs=32,agent.frame_stack=4,...]'
+    python benchmarks/rounds.py world=takecover out=runs/rounds \
+        train='[agent=ppo_latents,world.horizon=522,world.expected_ends=200]'
 
 What an agent of a dream exploits first is the head that draws the ends of episodes. Here it never
 finds the same error for long: in each round the agent learns in the dream for `dream_steps`, plays
@@ -76,7 +76,7 @@ class Rounds:
 
     world: str = MISSING
     out: str = MISSING
-    rounds: int = 28
+    rounds: int = 27
     dream_steps: int = 16_384
     real_steps: int = 12_800
     first_steps: int = 25_600

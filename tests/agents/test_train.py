@@ -23,6 +23,7 @@ from worldflow.agents.saved import AgentCard, latents_digest, load_agent, load_w
 from worldflow.agents.sb3 import ImaginedVecEnv
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.cli import main as command_line
+from worldflow.config import load_config
 from worldflow.envs.imagination import Imagination
 from worldflow.errors import ConfigError, WorldFormatError
 from worldflow.storage import save_world
@@ -211,7 +212,20 @@ def test_yaml_files_of_agents_are_the_defaults(algorithm: str) -> None:
     written = OmegaConf.to_container(OmegaConf.load(folder / f"{algorithm}.yaml"))
     default = AgentConfig(algorithm)
     assert written == asdict(replace(default, hyperparameters=default.settings))
-    assert {path.stem for path in folder.iterdir()} == set(ALGORITHMS)
+    assert {path.stem for path in folder.iterdir()} == {*ALGORITHMS, "ppo_latents"}
+
+
+def test_ppo_on_latents_is_ppo_with_other_settings() -> None:
+    words = ["agent=ppo", "agent.observation=latents", "agent.latent_network=shared"]
+    words += ["agent.num_envs=32", "agent.frame_stack=4", "agent.reward.normalize=true"]
+    numbers = {"gamma": 0.99, "gae_lambda": 0.95, "n_steps": 64, "batch_size": 256}
+    numbers["learning_rate"] = 5e-4
+    words += [f"agent.hyperparameters.{name}={value}" for name, value in numbers.items()]
+    named, spelled = (
+        load_config("train_agent", TrainAgentConfig, [*said, "out=agent"])
+        for said in (["agent=ppo_latents"], words)
+    )
+    assert named == spelled
 
 
 def test_yaml_files_name_every_setting_and_agree_with_the_dataclasses() -> None:
