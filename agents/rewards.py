@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
@@ -62,11 +64,35 @@ class ScaledReward(VecEnvWrapper):
         return observations, (rewards * self._scale).astype(np.float32), dones, infos
 
 
-class NoveltyShaping(VecEnvWrapper):
+class Shaping(VecEnvWrapper, ABC):
+    """Rewards with something added, which infos have as `shaping`: of all such wrappers, the sum.
+
+    Stable-Baselines3's environments cannot be wrapped in Gymnasium's wrappers.
+    """
+
+    def reset(self) -> VecEnvObs:
+        """As the env beneath."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """As the env beneath, with other rewards."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        change = self._change(dones, infos)
+        infos = [
+            info | {"shaping": info.get("shaping", 0.0) + value}
+            for info, value in zip(infos, change.tolist(), strict=True)
+        ]
+        return observations, (rewards + change).astype(np.float32), dones, infos
+
+    @abstractmethod
+    def _change(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """What is added to the rewards of a step, (B,)."""
+
+
+class NoveltyShaping(Shaping):
     """rewards + factor * min(novelty, limit), of a dream's frames.
 
-    The formula of `NoveltyReward` (factor > 0) and `PessimisticReward` (factor < 0), which
-    Stable-Baselines3's environments cannot be wrapped in. Infos have what was added as `shaping`.
+    The formula of `NoveltyReward` (factor > 0) and `PessimisticReward` (factor < 0).
 
     Args:
         venv: with `novelty` in its infos, that of the step's own frame also where it was reset.
@@ -81,24 +107,14 @@ class NoveltyShaping(VecEnvWrapper):
         super().__init__(venv)
         self._factor, self._limit = factor, limit
 
-    def reset(self) -> VecEnvObs:
-        """As the env beneath."""
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """As the env beneath, with other rewards."""
-        observations, rewards, dones, infos = self.venv.step_wait()
+    def _change(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         novelty = np.array([info["novelty"] for info in infos])
         if np.isnan(novelty).any():
             raise undefined_score("novelty")
-        change = self._factor * np.minimum(novelty, self._limit)
-        infos = [
-            info | {"shaping": value} for info, value in zip(infos, change.tolist(), strict=True)
-        ]
-        return observations, (rewards + change).astype(np.float32), dones, infos
+        return self._factor * np.minimum(novelty, self._limit)
 
 
-class ExpectedEnds(VecEnvWrapper):
+class ExpectedEnds(Shaping):
     """rewards + worth * ([the episode ended] - p), p the probability with which the end was drawn.
 
     A control variate: whatever the worth, what is added has mean zero given the past and the
@@ -119,21 +135,10 @@ class ExpectedEnds(VecEnvWrapper):
         super().__init__(venv)
         self._worth = worth
 
-    def reset(self) -> VecEnvObs:
-        """As the env beneath."""
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """As the env beneath, with other rewards."""
-        observations, rewards, dones, infos = self.venv.step_wait()
+    def _change(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         expected = np.array([info["termination_probability"] for info in infos])
         ended = dones & ~np.array([info["TimeLimit.truncated"] for info in infos])
-        change = self._worth * (ended - expected)
-        infos = [
-            info | {"shaping": info.get("shaping", 0.0) + value}
-            for info, value in zip(infos, change.tolist(), strict=True)
-        ]
-        return observations, (rewards + change).astype(np.float32), dones, infos
+        return self._worth * (ended - expected)
 
 
 def shape_rewards(venv: VecEnv, dream: DreamConfig) -> VecEnv:

@@ -20,7 +20,7 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from timing import machine, note, print_table, read_settings
 
 from worldflow.agents.algorithms import build
+from worldflow.agents.checkpoints import last_checkpoint, restore, save_checkpoint
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.locks import LOCK, held
 from worldflow.agents.places import Places
-from worldflow.agents.rewards import restore_rewards, reward_state
-from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights, world_digest
+from worldflow.agents.saved import WEIGHTS, AgentCard, world_digest
 from worldflow.agents.seeds import loop_seed
 from worldflow.agents.train import TrainAgentConfig
 from worldflow.config import load_config
@@ -48,8 +49,8 @@ from worldflow.storage import load_world, save_world
 
 DREAM, REAL, HEAD = 0, 1, 2  # roles, for seeds
 DONE = "round.json"  # written last: without it a round is made again
-DREAM_SETTINGS = {"horizon", "temperature", "novelty_window", "max_novelty", "pessimism"}
-DREAM_SETTINGS |= {"bonus", "expected_ends"}
+# not what needs text, which real play is not told
+DREAM_SETTINGS = {f.name for f in fields(DreamConfig)} - {"path", "prompt", "guidance"}
 NOT_OURS = {"agent.hyperparameters.anneal", "agent.hyperparameters.anneal_to"}
 
 
@@ -188,14 +189,9 @@ class Run:
         with contextlib.closing(self.places.training_env(agent)) as venv:
             model = build(replace(agent, hyperparameters=settings), venv, seed, "cpu", None)
             if number > 1:
-                before = self._folder(number - 1)
-                model.set_parameters(str(before / WEIGHTS), device="cpu")
-                model.num_timesteps = int(json.loads((before / DONE).read_text())["dream_steps"])
-                restore_rewards(model.get_env(), json.loads((before / "rewards.json").read_text()))
+                restore(model, self._agent(number - 1))
             model.learn(config.dream_steps, reset_num_timesteps=False)
-            save_weights(model, folder / WEIGHTS)
-            state = json.dumps(reward_state(model.get_env()))
-            write_atomically(folder / "rewards.json", state.encode())
+            save_checkpoint(model, folder)
         assert model.ep_info_buffer is not None
         lengths = [episode["l"] for episode in model.ep_info_buffer]
         return model, round(float(np.mean(lengths)), 1) if lengths else None
@@ -212,10 +208,10 @@ class Run:
         training, agent = self.training, self.folder / "agent"
         dream = replace(training.world, path=str(self.folder / "world"))
         saved = AgentCard.of(dream, training.agent, self.config.seed)
-        last = self._folder(self.config.rounds)
-        saved.steps = saved.kept_steps = json.loads((last / DONE).read_text())["dream_steps"]
+        last = self._agent(self.config.rounds)
+        saved.steps = saved.kept_steps = int(last.stem)
         agent.mkdir(exist_ok=True)
-        write_atomically(agent / WEIGHTS, (last / WEIGHTS).read_bytes())
+        write_atomically(agent / WEIGHTS, last.read_bytes())
         saved.save(agent)
 
     def _chance(self) -> Choose:
@@ -228,6 +224,12 @@ class Run:
 
     def _folder(self, number: int) -> Path:
         return self.folder / "rounds" / f"{number:03d}"
+
+    def _agent(self, number: int) -> Path:
+        """The checkpoint of the agent that a round ended with."""
+        found = last_checkpoint(self._folder(number))
+        assert found is not None  # of a round that is done
+        return found
 
     def _check_settings(self) -> None:
         """Refuse a folder of other rounds; where it and its world lie is no matter."""

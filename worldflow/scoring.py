@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldflow.flow.flow import FlowOutput, FlowState
+from worldflow.flow.flow import FlowOutput
+from worldflow.live_reader import LiveReader
 from worldflow.novelty import bits_per_dim, prediction_entropy
 from worldflow.randomness import Generators
 from worldflow.world_state import Scores
@@ -128,40 +129,24 @@ class LiveScorer:
     """
 
     def __init__(self, world: WorldModel, rows: int, text: Tensor | None = None) -> None:
-        self.world, self.rows = world, rows
-        self._text = None if text is None else world.conditioning.texts(rows, text)
+        self.world = world
+        self._reader = LiveReader(world, rows, text)
         self._device = next(world.parameters()).device
-        self._state = world.flow.empty_state(rows)
-        self._noise = self._state.hidden
+        shape = (rows, world.tokens, world.channels)
+        self._noise = torch.zeros(shape, dtype=world.codec.dtype, device=self._device)
 
     @torch.no_grad()
     def reset(self, rows: Tensor, frames: Tensor, generators: Generators) -> None:
-        """The first frames of new episodes.
-
-        Args:
-            rows: (B,) bool, where an episode begins; the others keep their state, bit for bit.
-            frames: (B, H, W, 3) uint8.
-            generators: of the noise on the latents.
-        """
-        world, rows = self.world, rows.to(self._device)
-        latents = world.codec.encode_frames(frames.to(self._device))
-        state, out = world.flow.observe(
-            world.flow.empty_state(self.rows),
-            world.add_noise(latents, generators),
-            world.conditioning.initial(self.rows, self._text),
-        )
-        self._state = FlowState.where(rows, state, self._state)
-        self._noise = torch.where(rows[:, None, None], out.noise, self._noise)
+        """The first frames of new episodes, see `LiveReader.reset`."""
+        _, out = self._reader.reset(rows, frames, generators)
+        self._noise = torch.where(rows.to(self._device)[:, None, None], out.noise, self._noise)
 
     @torch.no_grad()
     def step(self, frames: Tensor, actions: Tensor, generators: Generators) -> Scores:
         """Scores (B,) of the next frames (B, H, W, 3) uint8, to which `actions` (B, ...) led."""
-        world, frames = self.world, frames.to(self._device)
-        latents = world.codec.encode_frames(frames)
-        condition = world.conditioning.embed(actions.to(self._device), text=self._text)
-        noisy = world.add_noise(latents, generators)
-        self._state, out = world.flow.observe(self._state, noisy, condition)
-        scores = seen_scores(world, out, self._noise, token_detail(world, frames, latents))
+        latents, out = self._reader.step(frames, actions, generators)
+        detail = token_detail(self.world, frames.to(self._device), latents)
+        scores = seen_scores(self.world, out, self._noise, detail)
         self._noise = out.noise
         return scores
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from worldflow.agents.reality import real_envs
 from worldflow.envs.collect import environment_seed
 from worldflow.envs.policies import FrameStack
-from worldflow.flow.state import FlowState
+from worldflow.live_reader import LiveReader
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 
@@ -86,7 +86,7 @@ class RealGame:
         noise, streams = generator_of(noise_seed), [np.random.default_rng(s) for s in seeds]
         frames = np.zeros((rows, *world.frame_shape), np.uint8)
         actions = np.zeros((rows, *world.action_spec.shape), world.action_spec.dtype)
-        stack, state = FrameStack(self._frame_stack), world.flow.empty_state(rows)
+        stack, reader = FrameStack(self._frame_stack), LiveReader(world, rows)
         fresh = np.ones(rows, np.bool_)
         episode, begun = np.zeros(rows, np.int64), 0
         past, ended, episodes = [], [], []
@@ -97,13 +97,8 @@ class RealGame:
                 frames[row], _ = self._envs[row].reset(seed=drawn)
                 episode[row], begun = begun, begun + 1
             if fresh.any():
-                latents = world.codec.encode_frames(torch.from_numpy(frames))
-                first, _ = world.flow.observe(
-                    world.flow.empty_state(rows),
-                    world.add_noise(latents, noise),
-                    world.conditioning.initial(rows),
-                )
-                state = FlowState.where(torch.from_numpy(fresh), first, state)
+                began, read = torch.from_numpy(fresh), torch.from_numpy(frames)
+                latents, _ = reader.reset(began, read, noise)
             assert latents is not None
             actions[:] = choose(stack.push(latents.float().numpy(), ~fresh, fresh))
             over = np.zeros(rows, np.bool_)
@@ -111,9 +106,8 @@ class RealGame:
             for row, env in enumerate(self._envs):
                 frames[row], _, over[row], cut, _ = env.step(actions[row])
                 fresh[row] = over[row] or cut
-            latents = world.codec.encode_frames(torch.from_numpy(frames))
-            condition = world.conditioning.embed(torch.from_numpy(actions.copy()))
-            state, out = world.flow.observe(state, world.add_noise(latents, noise), condition)
+            taken = torch.from_numpy(actions.copy())
+            latents, out = reader.step(torch.from_numpy(frames), taken, noise)
             past.append(out.features.half())
             ended.append(torch.from_numpy(over))
             episodes.append(torch.from_numpy(episode.copy()))

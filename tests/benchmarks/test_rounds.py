@@ -181,14 +181,14 @@ def test_a_killed_run_continues_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Run(settings(tmp_path, "whole")).run()
-    real = rounds.save_weights
+    real = rounds.save_checkpoint
 
-    def killed(model: BaseAlgorithm, path: Path) -> None:
+    def killed(model: BaseAlgorithm, path: Path) -> Path:
         if "002" in str(path):
             raise KeyboardInterrupt
-        real(model, path)
+        return real(model, path)
 
-    monkeypatch.setattr(rounds, "save_weights", killed)
+    monkeypatch.setattr(rounds, "save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         Run(settings(tmp_path, "pieces")).run()
     monkeypatch.undo()
