@@ -218,7 +218,7 @@ def test_a_world_without_a_head_says_so() -> None:
     assert prediction.reward is None and prediction.terminated is not None
 
 
-@pytest.mark.parametrize("reads", ["frame", "past"])
+@pytest.mark.parametrize("reads", ["frame", "past", "episode"])
 def test_an_end_is_of_the_frame_or_of_the_past(reads: str) -> None:
     """A hazard does not depend on the noise of the frame it comes with, but on the action."""
     config = replace(tiny_config(), heads=HeadsConfig(8, termination_reads=reads))
@@ -230,13 +230,14 @@ def test_an_end_is_of_the_frame_or_of_the_past(reads: str) -> None:
         assert prediction.termination_probability is not None
         return prediction.termination_probability
 
-    assert torch.equal(ends(0, 2), ends(0, 3)) == (reads == "past")
+    assert torch.equal(ends(0, 2), ends(0, 3)) == (reads != "frame")
     assert not torch.equal(ends(0, 2), ends(1, 2))
 
 
-def test_a_hazard_of_a_dream_is_that_of_its_frames() -> None:
+@pytest.mark.parametrize("reads", ["past", "episode"])
+def test_a_hazard_of_a_dream_is_that_of_its_frames(reads: str) -> None:
     """In steps, and in the whole clips that heads learn from."""
-    config = replace(tiny_config(), heads=HeadsConfig(8, termination_reads="past"))
+    config = replace(tiny_config(), heads=HeadsConfig(8, termination_reads=reads))
     world = tiny_world(config=config)
     frames = torch.randint(0, 256, (2, 5, 64, 64, 3), dtype=torch.uint8)
     actions = torch.randint(0, 3, (2, 5))
@@ -244,8 +245,9 @@ def test_a_hazard_of_a_dream_is_that_of_its_frames() -> None:
         noisy = world.noisy_latents(frames, generators(1, 2))
         condition = world.conditioning(actions)
         past = world.flow(noisy, condition).features
-        assert world.termination_head is not None
-        expected = world.termination_head.probability(world.termination_head(past, past))[:, 4]
+        head = world.termination_head
+        assert head is not None
+        expected = head.probability(head.of_clips(past, past, noisy, condition))[:, 4]
     state = world.initial_state(frames[:, :4], actions[:, :4], generators(1, 2))
     _, prediction = world.step(state, actions[:, 4], generators(3, 4))
     torch.testing.assert_close(prediction.termination_probability, expected)

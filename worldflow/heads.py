@@ -1,7 +1,6 @@
-"""Reward and termination, read from the denoiser's features of the frame they arrive with.
+"""Which heads a world has, and that of the reward, read from the denoiser's features of the frame.
 
-Termination may be read from the flow's features of the past instead: then it is drawn beside the
-frame and not from it.
+Those of termination are in `worldflow.termination` and `worldflow.episode_memory`.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
+from worldflow.termination import EPISODE, FRAME, READS, TerminationHead, trunk
 
 REWARD_BINS = 41
-FRAME, PAST = "frame", "past"
 
 
 @dataclass
@@ -29,7 +29,9 @@ class HeadsConfig:
             "past": the end is a hazard of the past and the action. For games whose frames do not
             show what ends them, or show it in so few frames that the flow draws them too rarely:
             the hazard is right on average over the frames that can follow, whichever is drawn. Of
-            guided dreams it is that without guidance.
+            guided dreams it is that without guidance. "episode": a hazard too, but of all of the
+            episode, with features and a memory of its own: for games in which what ends them can
+            be out of view for longer than the flow cares to remember.
         reward: whether rewards are predicted; null: pretraining decides, by whether the data have
             them.
         termination: the same of terminations.
@@ -41,9 +43,10 @@ class HeadsConfig:
     termination: bool | None = True
 
     def __post_init__(self) -> None:
-        if self.termination_reads not in (FRAME, PAST):
+        if self.termination_reads not in READS:
             raise ConfigError(
-                f"heads.termination_reads is {self.termination_reads!r}; use {FRAME} or {PAST}"
+                f"heads.termination_reads is {self.termination_reads!r}; use one of "
+                f"{', '.join(READS)}"
             )
 
 
@@ -55,10 +58,6 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """The inverse of `symlog`."""
     return torch.sign(x) * torch.expm1(x.abs())
-
-
-def _trunk(tokens: int, width: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(tokens * width, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
 class RewardHead(nn.Module):
@@ -73,7 +72,7 @@ class RewardHead(nn.Module):
 
     def __init__(self, tokens: int, width: int, hidden: int, low: float, high: float) -> None:
         super().__init__()
-        self.trunk = _trunk(tokens, width, hidden, REWARD_BINS)
+        self.trunk = trunk(tokens, width, hidden, REWARD_BINS)
         # read here, also while the rest is built without memory, on the meta device
         limits = symlog(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         if limits[1] - limits[0] < 1e-6:  # a constant reward: any bin width will do
@@ -101,55 +100,29 @@ class RewardHead(nn.Module):
         return (F.softmax(logits, dim=-1) * symexp(self.bins)).sum(-1)
 
 
-class TerminationHead(nn.Module):
-    """The probability that the episode ends with this frame.
-
-    Args:
-        tokens: N.
-        widths: of the features of the frame and of its past.
-        hidden: width of the hidden layer.
-        reads: which of them it reads, see `HeadsConfig`.
-    """
-
-    def __init__(self, tokens: int, widths: tuple[int, int], hidden: int, reads: str) -> None:
-        super().__init__()
-        self.reads_past = reads == PAST
-        self.trunk = _trunk(tokens, widths[1] if self.reads_past else widths[0], hidden, 1)
-
-    def forward(self, frame: Tensor, past: Tensor) -> Tensor:
-        """Logits (...).
-
-        Args:
-            frame: the denoiser's features of the frame, (..., N, width).
-            past: the flow's of what came before, see `GlobalBlock.forward`.
-        """
-        features = past if self.reads_past else frame
-        return self.trunk(rearrange(features, "... n d -> ... (n d)")).squeeze(-1)
-
-    def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
-        """Binary cross-entropy (...) against terminated (...) in {0, 1}."""
-        return F.binary_cross_entropy_with_logits(logits, terminated.float(), reduction="none")
-
-    def probability(self, logits: Tensor) -> Tensor:
-        """Of termination, (...)."""
-        return torch.sigmoid(logits)
-
-
 def build_heads(
-    config: HeadsConfig, tokens: int, widths: tuple[int, int], rewards: tuple[float, float]
-) -> tuple[RewardHead | None, TerminationHead | None]:
+    config: HeadsConfig,
+    tokens: int,
+    widths: tuple[int, int],
+    inputs: tuple[int, int],
+    rewards: tuple[float, float],
+) -> tuple[RewardHead | None, TerminationHead | EpisodeTerminationHead | None]:
     """The heads that a world has, for reward and termination.
 
     Args:
         config: which.
         tokens: N.
         widths: of the denoiser's features of a frame, and of the flow's of its past.
+        inputs: channels of the latents, C, and size of a frame's conditioning vector, D.
         rewards: the smallest and the largest of the data.
     """
-    reward = termination = None
+    reward: RewardHead | None = None
+    termination: TerminationHead | EpisodeTerminationHead | None = None
     if config.reward:
         reward = RewardHead(tokens, widths[0], config.hidden, *rewards)
-    if config.termination:
+    if config.termination and config.termination_reads == EPISODE:
+        termination = EpisodeTerminationHead(tokens, *inputs, config.hidden)
+    elif config.termination:
         reads = config.termination_reads
         termination = TerminationHead(tokens, widths, config.hidden, reads)
     return reward, termination

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldflow.denoiser import tweedie
+from worldflow.episode_memory import EpisodeMemory, EpisodeTerminationHead
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.guidance import Guidance, Unconditional
 from worldflow.flow.state import FlowOutput, FlowSample, FlowState
@@ -38,12 +39,16 @@ def observe_frames(
     condition = conditioning(actions, known, text)
     other = conditioning.without(actions, known, text, guidance)
     flow = world.flow.empty_state(batch, guidance.active)
-    cache = world.denoiser.empty_cache(batch)
+    cache, memory = world.denoiser.empty_cache(batch), no_memory(world, noisy[:, 0])
     for t in range(frames.shape[1]):
         away = None if other is None else Unconditional(other[:, t], guidance.weight)
         flow, _ = world.flow.observe(flow, noisy[:, t], condition[:, t], away)
         score, _, cache = world.denoiser.step(noisy[:, t], condition[:, t], cache)
-    return WorldState(flow, cache, tweedie(noisy[:, -1], score, sigma), text, guidance)
+        if isinstance(head := world.termination_head, EpisodeTerminationHead):
+            assert memory is not None
+            _, memory = head.step(memory, condition[:, t], noisy[:, t])
+    latents = tweedie(noisy[:, -1], score, sigma)
+    return WorldState(flow, cache, latents, text, guidance, memory)
 
 
 def empty_state(
@@ -53,7 +58,19 @@ def empty_state(
     guidance = world.conditioning.check_guidance(guidance)
     text = world.conditioning.texts(batch, text)
     flow = world.flow.empty_state(batch, guidance.active)
-    return WorldState(flow, world.denoiser.empty_cache(batch), flow.hidden, text, guidance)
+    nothing, cache = flow.hidden, world.denoiser.empty_cache(batch)
+    return WorldState(flow, cache, nothing, text, guidance, no_memory(world, nothing))
+
+
+def no_memory(world: WorldModel, like: Tensor) -> EpisodeMemory | None:
+    """What the head of the end remembers of rows that have not begun, if it has a memory.
+
+    Args:
+        world: whose.
+        like: has their latents' shape (B, N, C).
+    """
+    head = world.termination_head
+    return head.empty(like) if isinstance(head, EpisodeTerminationHead) else None
 
 
 def no_action(world: WorldModel, batch: int) -> Tensor:
@@ -127,12 +144,16 @@ def dream_frame(
     away = None if other is None else Unconditional(other, state.guidance.weight)
     drawn = draw_frame(world, state.flow, state.denoiser, condition, generator, temperature, away)
     features, sample = drawn.features, drawn.sample
-    reward = terminated = probability = None
+    reward = terminated = probability = memory = None
     if world.reward_head is not None:
         reward = world.reward_head.mean(world.reward_head(features))
-    if world.termination_head is not None:
-        ends = world.termination_head(features, drawn.scored.features)
-        probability = world.termination_head.probability(ends)
+    if (head := world.termination_head) is not None:
+        if isinstance(head, EpisodeTerminationHead):
+            assert state.episode is not None
+            ends, memory = head.step(state.episode, condition, sample.noisy)
+        else:
+            ends = head(features, drawn.scored.features)
+        probability = head.probability(ends)
         terminated = uniform(generator, batch, like=probability) < probability
     prediction = Prediction(
         **vars(dreamed_scores(world, drawn.scored)),
@@ -146,5 +167,5 @@ def dream_frame(
     )
     # of its own, as `WorldState.assign` writes in place
     text = None if state.text is None else state.text.clone()
-    after = WorldState(drawn.flow, drawn.denoiser, drawn.latents, text, state.guidance)
+    after = WorldState(drawn.flow, drawn.denoiser, drawn.latents, text, state.guidance, memory)
     return after, prediction

@@ -53,7 +53,7 @@ class WorldModel(nn.Module):
         self.denoiser = Denoiser(config.denoiser, self.tokens, self.channels, config.condition)
         widths = config.denoiser.transformer.width, self.flow.global_block.features
         self.reward_head, self.termination_head = build_heads(
-            config.heads, self.tokens, widths, spec.reward_range
+            config.heads, self.tokens, widths, (self.channels, config.condition), spec.reward_range
         )
         # input features outermost in memory: with the few rows of a step, CPUs then multiply in
         # two thirds of the time

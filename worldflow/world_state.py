@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from worldflow.episode_memory import EpisodeMemory
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.flow import FlowState
 from worldflow.flow.guidance import Guidance
@@ -25,6 +26,7 @@ class WorldState:
         text: what the dreams are about, (B, E), zeros where nothing was said; None in a world that
             knows no text.
         guidance: of every frame to come.
+        episode: what the head of the end remembers; None in a world whose head has no memory.
     """
 
     flow: FlowState
@@ -32,6 +34,7 @@ class WorldState:
     latents: Tensor
     text: Tensor | None = None
     guidance: Guidance = field(default_factory=Guidance)
+    episode: EpisodeMemory | None = None
 
     def __len__(self) -> int:
         """B."""
@@ -45,6 +48,7 @@ class WorldState:
             self.latents.index_select(0, index),
             None if self.text is None else self.text.index_select(0, index),
             self.guidance,
+            None if self.episode is None else self.episode.rows(index),
         )
 
     def assign(self, index: Tensor, other: WorldState) -> None:
@@ -62,6 +66,8 @@ class WorldState:
         self.latents.index_copy_(0, index, other.latents)
         if self.text is not None and other.text is not None:
             self.text.index_copy_(0, index, other.text)
+        if self.episode is not None and other.episode is not None:
+            self.episode.assign(index, other.episode)
 
     @staticmethod
     def where(rows: Tensor, a: WorldState, b: WorldState) -> WorldState:
@@ -74,16 +80,21 @@ class WorldState:
         text = None
         if a.text is not None and b.text is not None:
             text = torch.where(rows[:, None], a.text, b.text)
+        episode = None
+        if a.episode is not None and b.episode is not None:
+            episode = EpisodeMemory.where(rows, a.episode, b.episode)
         return WorldState(
             FlowState.where(rows, a.flow, b.flow),
             WindowCache.where(rows, a.denoiser, b.denoiser),
             torch.where(rows[:, None, None], a.latents, b.latents),
             text,
             a.guidance,
+            episode,
         )
 
     def _check_alike(self, other: WorldState) -> None:
-        if self.guidance != other.guidance or (self.text is None) != (other.text is None):
+        optional = zip((self.text, self.episode), (other.text, other.episode), strict=True)
+        if self.guidance != other.guidance or any((a is None) != (b is None) for a, b in optional):
             raise ValueError("dreams of two worlds or guidances cannot be rows of one state")
 
 

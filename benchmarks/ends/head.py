@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ends.play import Play
 from worldflow.errors import ConfigError
-from worldflow.heads import TerminationHead
+from worldflow.termination import PAST, TerminationHead
 from worldflow.world_model import WorldModel
 
 HELD_OUT = 10  # of so many episodes one is measured on
@@ -55,7 +55,7 @@ def head_of(world: WorldModel, name: str) -> TerminationHead:
         ConfigError: the world has none that reads the past.
     """
     head = world.termination_head
-    if head is None or not head.reads_past:
+    if not isinstance(head, TerminationHead) or head.reads != PAST:
         raise ConfigError(
             f"world={name} does not read the end of an episode from the past: pretrain it with "
             "world.heads.termination_reads=past"

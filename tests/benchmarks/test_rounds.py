@@ -23,8 +23,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from worldflow.actions import ActionSpec
 from worldflow.agents.saved import load_agent
 from worldflow.errors import ConfigError
-from worldflow.heads import TerminationHead
 from worldflow.storage import load_world, save_world
+from worldflow.termination import TerminationHead
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel
 

@@ -181,7 +181,7 @@ def test_a_hazard_is_learned_with_the_whole_world_and_does_not_teach_the_flow(
     config = tiny_pretraining(data, tmp_path)
     heads = replace(config.world.heads, termination_reads="past")
     world = load_world(main(replace(config, world=replace(config.world, heads=heads))))
-    assert world.termination_head is not None and world.termination_head.reads_past
+    assert world.termination_head is not None and world.termination_head.reads == "past"
     dataset = EpisodeDataset(data)
     batch = LatentEpisodes(world.codec, dataset, tmp_path).batch([(0, 0)], 6)
     world.requires_grad_(True)

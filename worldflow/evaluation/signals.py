@@ -12,6 +12,7 @@ from worldflow.evaluation.clips import RecordedClips
 from worldflow.evaluation.events import RewardEvents, first_only, match
 from worldflow.evaluation.metrics import masked_mean
 from worldflow.evaluation.simulate import Dreams, chunks, clip_noise
+from worldflow.termination import PAST
 from worldflow.world_model import WorldModel
 
 TOLERANCES = (0, 2)  # steps within which a predicted event counts as the true one
@@ -38,9 +39,10 @@ def head_predictions(
         if world.termination_head is not None:
             head = world.termination_head
             past = features
-            if head.reads_past:
+            if head.reads == PAST:
                 past = world.flow.global_block(world.flow.hidden(noisy), condition)
-            probabilities.append(head.probability(head(features, past)))
+            logits = head.of_clips(features, past, noisy, condition)
+            probabilities.append(head.probability(logits))
     joined = [torch.cat(p).cpu().numpy() if p else None for p in (rewards, probabilities)]
     return joined[0], joined[1]
 

@@ -48,7 +48,8 @@ class FlowTraining(StageConfig):
             actions: guidance needs it.
         part: "all", or a part of a world that was given with `from=`, whose past stays as it is,
             see `worldflow.training.frozen_past`: "within", the maps within a frame, "denoiser", the
-            denoiser and the heads, or "heads", these alone.
+            denoiser and the heads, "heads", these alone, or "end", the head of the end alone where
+            it reads the episode, which needs no past.
         rare: of such a part: share of what an update sees that is drawn from the least likely
             frames, at the start; it falls to none.
         accumulate: pieces in which each rank computes its part of a batch, one after the other:

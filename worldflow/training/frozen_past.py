@@ -18,7 +18,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.metadata import write_atomically
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError, DataError
-from worldflow.heads import PAST
+from worldflow.termination import EPISODE, PAST
 from worldflow.training.distributed import Ranks
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
@@ -166,20 +166,23 @@ class FrozenPastStage(ABC):
 
 
 def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) -> None:
-    """Refuse at once what these stages cannot do.
+    """Refuse at once what these stages, and that of the end alone, cannot do.
 
     Raises:
         ConfigError: clips no longer than the window, several processes, no maps within a frame or
             heads to train, a hazard that would be left behind, or a denoiser that looks ahead.
     """
     flow, part = world.flow, f"training.flow.part={training.part}"
+    if ranks.size > 1 or training.accumulate > 1:
+        raise ConfigError(f"{part} needs one process and training.flow.accumulate=1; use part=all")
+    if training.part == "end":
+        check_end(world, training)
+        return
     if training.clip <= flow.window:
         raise ConfigError(
             f"{part} needs training.flow.clip={training.clip} to be more than "
             f"world.flow.window={flow.window}, which the frames of a clip have before them"
         )
-    if ranks.size > 1 or training.accumulate > 1:
-        raise ConfigError(f"{part} needs one process and training.flow.accumulate=1; use part=all")
     if training.part == "within" and not flow.global_block.within.depth:
         raise ConfigError(
             f"{part} needs world.flow.global_block.within.depth of 1 or more; use part=all"
@@ -201,6 +204,25 @@ def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) 
             f"{part} needs world.denoiser.lookahead=0: its target knows the past alone; use "
             "part=all"
         )
+
+
+def check_end(world: WorldConfig, training: FlowTraining) -> None:
+    """Refuse at once what the stage of the end alone cannot do.
+
+    Raises:
+        ConfigError: no head of the end that reads the episode, or rare frames, which are the
+            flow's.
+    """
+    if world.heads.termination is False or world.heads.termination_reads != EPISODE:
+        raise ConfigError(
+            "training.flow.part=end is for world.heads.termination_reads=episode; use part=heads"
+        )
+    if training.rare:
+        raise ConfigError(
+            "training.flow.part=end knows no rare frames: leave training.flow.rare at 0"
+        )
+    if training.clip < 2:
+        raise ConfigError("training.flow.part=end needs training.flow.clip of 2 frames or more")
 
 
 def check_untrained(part: str, fresh: list[str], earlier: str) -> None:

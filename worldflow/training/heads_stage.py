@@ -27,7 +27,8 @@ class HeadsStage(DenoiserStage):
             _, features = world.denoiser(clips.noisy, clips.condition)
             known = world.flow.global_block.project_past(clips.past)
         with self.engine.autocast():
-            sums = DenoiserLoss(world).heads(features, known, clips.steps)
+            loss = DenoiserLoss(world)
+            sums = loss.heads(features, known, clips.noisy, clips.condition, clips.steps)
         losses, total = clips.mean_losses(sums, self.config.head_weight)
         total.backward()
         return {name: loss.detach() for name, loss in losses.items()}

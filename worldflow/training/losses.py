@@ -75,10 +75,13 @@ class DenoiserLoss(nn.Module):
         """The same where the condition (B, T, D) of the frames is known already."""
         prediction, features = self.denoiser(noisy, condition)
         error = (prediction - target).square().mean(dim=(2, 3))
-        return {"denoiser": (error * batch.valid).sum(), **self.heads(features, past, batch)}
+        heads = self.heads(features, past, noisy, condition, batch)
+        return {"denoiser": (error * batch.valid).sum(), **heads}
 
-    def heads(self, features: Tensor, past: Tensor, batch: Steps) -> dict[str, Tensor]:
-        """The heads' sums, from the denoiser's features of the frames and the flow's of pasts."""
+    def heads(
+        self, features: Tensor, past: Tensor, noisy: Tensor, condition: Tensor, batch: Steps
+    ) -> dict[str, Tensor]:
+        """The heads' sums, from the denoiser's features of the frames and what `under` is given."""
         sums = {}
         # the first frame of a clip has no past to read a reward or an end from
         later = batch.valid.clone()
@@ -87,7 +90,7 @@ class DenoiserLoss(nn.Module):
             logits = self.reward_head(features)
             sums["reward"] = (self.reward_head.loss(logits, batch.rewards) * later).sum()
         if self.termination_head is not None:
-            logits = self.termination_head(features, past)
+            logits = self.termination_head.of_clips(features, past, noisy, condition)
             losses = self.termination_head.loss(logits, batch.terminated)
             sums["termination"] = (losses * later).sum()
         return sums

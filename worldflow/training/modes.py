@@ -13,6 +13,7 @@ from worldflow.training.codec_frames import fit_likelihood
 from worldflow.training.codec_stage import CodecStage
 from worldflow.training.completion import thumbnails, warn_of_shifts
 from worldflow.training.denoiser_stage import DenoiserStage
+from worldflow.training.end_stage import EndStage
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowStage
 from worldflow.training.frozen_past import FrozenPastStage
@@ -94,9 +95,11 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks, run.text)
     if engine.ranks.main:
         warn_of_shifts(dataset, episodes.latents)
-    flow_stage: FlowStage | FrozenPastStage
+    flow_stage: FlowStage | EndStage | FrozenPastStage
     if training.flow.part == "all":
         flow_stage = FlowStage(world, training.flow, episodes, dataset, *split, seed, engine)
+    elif training.flow.part == "end":
+        flow_stage = EndStage(world, training.flow, episodes, dataset, *split, seed, engine)
     else:
         flow_stage = PARTS_ALONE[training.flow.part](
             world, training.flow, episodes, dataset, *split, seed, engine, folder

@@ -25,4 +25,5 @@ PARTS = {
     "within": Part("the maps within a frame", (OUTCOMES,)),
     "denoiser": Part("the denoiser and the heads", HEADS),
     "heads": Part("the heads", HEADS),
+    "end": Part("the head of the end", ("termination_head.",)),
 }

@@ -15,9 +15,9 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.data.splitting import split, split_growing
 from worldflow.errors import ConfigError
-from worldflow.heads import FRAME
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
+from worldflow.termination import FRAME
 from worldflow.text.encoder import NAMES
 from worldflow.training.captions import EncodedCaptions, check_text_dropout, encode_captions
 from worldflow.training.card import world_card
