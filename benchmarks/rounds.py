@@ -7,7 +7,7 @@ What an agent of a dream exploits first is the head that draws the ends of episo
 finds the same error for long: in each round the agent learns in the dream for `dream_steps`, plays
 `real_steps` in the real game (half of the rows its most probable action, the others draw), and the
 head learns on from the play of all rounds so far. The agent itself learns in the dream alone. Of
-the world nothing else changes; it must read ends from the past (`termination_reads=past`).
+the world nothing else changes; its head must read the episode (`termination_reads=episode`).
 
 `out` has `world` (with the head of the last round), `agent` (for `worldflow evaluate-agent`) and
 `rounds/` with what each round made. The same command continues a run that was killed, from the last
@@ -59,7 +59,7 @@ class Rounds:
     """Settings.
 
     Attributes:
-        world: a world learned from a real game, that reads ends from the past.
+        world: a world learned from a real game, whose head of the end reads the episode.
         out: folder of all that is made.
         rounds: of dreaming and playing.
         dream_steps: steps of the dream that the agent learns from in a round.
@@ -166,10 +166,10 @@ class Run:
         teach(self.head, self.plays, self.config.head, self._seed(number, HEAD))
         loss = log_loss(self.head, self.plays)
         row |= {
-            "real_steps": sum(map(len, self.plays)),
+            "real_steps": sum(each.steps for each in self.plays),
             "real_ends": int(play.ended.sum()),
             "foreseen": round(foreseen, 1),
-            "real_lasts": round(len(play) / max(int(play.ended.sum()), 1), 1),
+            "real_lasts": round(play.steps / max(int(play.ended.sum()), 1), 1),
             "log_loss": None if loss is None else round(loss, 5),
             "seconds": round(time.monotonic() - started),
         }

@@ -1,1 +1,1 @@
-"""What `rounds.py` is made of: real play as the flow reads it, and the head of the end on it."""
+"""Real play of a game, and a world's head of the end on it: for rounds.py and expected_ends.py."""

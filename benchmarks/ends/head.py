@@ -1,21 +1,23 @@
-"""A world's head of the end, taught by real play."""
+"""A world's head of the end, measured on real play and taught by it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ends.play import Play
+from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
-from worldflow.termination import PAST, TerminationHead
 from worldflow.world_model import WorldModel
 
 HELD_OUT = 10  # of so many episodes one is measured on
-BATCH, AT_ONCE = 512, 4096  # steps that are learned from, or measured, together
+AT_ONCE = 32  # episodes that are measured together
 
 
 @dataclass
@@ -26,68 +28,89 @@ class HeadTraining:
         epochs: over the play of all rounds, in each round.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
-        noise: on the features that it learns from, a standard deviation, against learning single
-            episodes by heart.
-        keep_one_in: of the steps that end nothing one in so many is learned from in an epoch, and
-            counts as many times.
+        clip: frames that are learned from at once; a clip begins with an empty memory.
+        batch: clips of an update.
     """
 
-    epochs: int = 2
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.02
-    noise: float = 0.1
-    keep_one_in: int = 4
+    epochs: int = 1
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    clip: int = 64
+    batch: int = 24
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.keep_one_in) < 1 or min(self.weight_decay, self.noise) < 0.0:
+        if min(self.epochs, self.batch) < 1 or self.clip < 2 or self.weight_decay < 0.0:
             raise ConfigError(
-                "head.epochs and head.keep_one_in must be at least 1, head.weight_decay and "
-                "head.noise not negative"
+                "head.epochs and head.batch must be at least 1, head.clip 2, and head.weight_decay "
+                "not negative"
             )
         if not self.learning_rate > 0.0:
             raise ConfigError(f"head.learning_rate is {self.learning_rate}; it must be positive")
 
 
-def head_of(world: WorldModel, name: str) -> TerminationHead:
-    """The head that learns.
+def head_of(world: WorldModel, name: str) -> EpisodeTerminationHead:
+    """The head that is measured or learns.
 
     Raises:
-        ConfigError: the world has none that reads the past.
+        ConfigError: the world has none that reads the episode.
     """
     head = world.termination_head
-    if not isinstance(head, TerminationHead) or head.reads != PAST:
+    if not isinstance(head, EpisodeTerminationHead):
         raise ConfigError(
-            f"world={name} does not read the end of an episode from the past: pretrain it with "
-            "world.heads.termination_reads=past"
+            f"world={name} does not read the end of an episode from all of it: pretrain it with "
+            "world.heads.termination_reads=episode"
         )
     return head
 
 
 def held_out(play: Play) -> Tensor:
-    """The steps that are measured on and never learned from, (F,) bool."""
-    return play.episode % HELD_OUT == HELD_OUT - 1
+    """The episodes that are measured on and never learned from, (E,) bool.
+
+    Every tenth from the last of them on, in the order of the rows: long ones as often as short.
+    """
+    return torch.arange(len(play.lengths)) % HELD_OUT == HELD_OUT - 1
 
 
 @torch.no_grad()
-def probabilities(head: TerminationHead, play: Play) -> Tensor:
-    """The probability of the end in each step, (F,)."""
-    pieces = play.past.split(AT_ONCE)
-    return torch.cat([head.probability(head(p.float(), p.float())) for p in pieces])
+def probabilities(head: EpisodeTerminationHead, play: Play) -> Tensor:
+    """The probability of the end in each step, (steps,), episode after episode."""
+    noisy = play.noisy.split(play.lengths.tolist())
+    condition = play.condition.split(play.lengths.tolist())
+    found: list[Tensor] = [torch.zeros(0)] * len(noisy)
+    order = play.lengths.argsort()  # those of like length together
+    for some in order.split(AT_ONCE):
+        episodes = some.tolist()
+        padded = (pad_sequence([x[e].float() for e in episodes], True) for x in (noisy, condition))
+        chances = head.probability(head(*padded))
+        for row, e in enumerate(episodes):
+            found[e] = chances[row, 1 : len(noisy[e])]
+    return torch.cat(found)
 
 
-def log_loss(head: TerminationHead, plays: Sequence[Play]) -> float | None:
+def ends(play: Play) -> Tensor:
+    """Whether each step ended its episode, (steps,) bool."""
+    marks = torch.zeros(play.steps, dtype=torch.bool)
+    marks[(play.lengths - 1).cumsum(0) - 1] = play.ended
+    return marks
+
+
+def log_loss(head: EpisodeTerminationHead, plays: Sequence[Play]) -> float | None:
     """Nats a step of the episodes that are held out; None where there are none."""
     losses = []
     for play in plays:
-        p = probabilities(head, play).double().clamp(1e-9, 1 - 1e-9)
-        loss = -torch.where(play.ended, p.log(), (1 - p).log())
-        losses.append(loss[held_out(play)])
-    held = torch.cat(losses)
-    return float(held.mean()) if len(held) else None
+        held = play.of(held_out(play))
+        if not len(held.lengths):
+            continue
+        p = probabilities(head, held).double().clamp(1e-9, 1 - 1e-9)
+        losses.append(-torch.where(ends(held), p.log(), (1 - p).log()))
+    return float(torch.cat(losses).mean()) if losses else None
 
 
 def teach(
-    head: TerminationHead, plays: Sequence[Play], config: HeadTraining, seed: np.random.SeedSequence
+    head: EpisodeTerminationHead,
+    plays: Sequence[Play],
+    config: HeadTraining,
+    seed: np.random.SeedSequence,
 ) -> None:
     """Let the head learn from the play of all rounds, from where it is; in place.
 
@@ -95,28 +118,57 @@ def teach(
         ConfigError: nothing in it ended.
     """
     generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-    past, ended = torch.cat([p.past for p in plays]), torch.cat([p.ended for p in plays])
-    learned = ~torch.cat([held_out(p) for p in plays])
-    ends, others = (torch.nonzero(learned & which).flatten() for which in (ended, ~ended))
-    if not len(ends) or len(others) < config.keep_one_in:
+    play = Play.joined([p.of(~held_out(p)) for p in plays])
+    if not play.ended.any():
         raise ConfigError(
-            f"real play of {len(past)} steps has {len(ends)} ends to learn from and {len(others)} "
-            "other steps: set more first_steps and real_steps"
+            f"real play of {play.steps} steps has 0 ends to learn from: set more first_steps and "
+            "real_steps"
         )
     head.requires_grad_(True)
     adam = torch.optim.AdamW(
         head.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     for _ in range(config.epochs):
-        some = torch.randperm(len(others), generator=generator)[: len(others) // config.keep_one_in]
-        steps = torch.cat((ends, others[some]))
-        steps = steps[torch.randperm(len(steps), generator=generator)]
-        for batch in steps.split(BATCH):
-            features = past[batch].float()
-            features += config.noise * torch.randn(features.shape, generator=generator)
-            weight = torch.where(ended[batch], 1.0, float(config.keep_one_in))
-            losses = head.loss(head(features, features), ended[batch])
+        pieces = _pieces(play, config.clip, generator)
+        order = torch.randperm(len(pieces), generator=generator)
+        for batch in order.split(config.batch):
             adam.zero_grad()
-            ((losses * weight).sum() / weight.sum()).backward()
+            _loss(head, play, [pieces[k] for k in batch.tolist()]).backward()
             adam.step()
     head.requires_grad_(False)
+
+
+def _pieces(play: Play, clip: int, generator: torch.Generator) -> list[tuple[int, int, int]]:
+    """Episodes in pieces of at most `clip` frames: number, first frame, last frame.
+
+    The first frame of a piece is a past only and the last one of the piece before, so that each
+    step is in one. Where they are cut is drawn.
+    """
+    found = []
+    for episode, length in enumerate(play.lengths.tolist()):
+        first = int(torch.randint(1, clip, (), generator=generator))
+        cuts = [0, *range(first, length - 1, clip - 1), length - 1]
+        found += [(episode, first, last) for first, last in pairwise(cuts)]
+    return found
+
+
+def _loss(
+    head: EpisodeTerminationHead, play: Play, pieces: Sequence[tuple[int, int, int]]
+) -> Tensor:
+    """Nats a step."""
+    begins = play.begins.tolist()
+    noisy, condition, ended = [], [], []
+    for episode, first, last in pieces:
+        begin = begins[episode]
+        frames = slice(begin + first, begin + last + 1)
+        noisy.append(play.noisy[frames].float())
+        condition.append(play.condition[frames].float())
+        condition[-1][0] = play.condition[begin]  # no action led to the first frame
+        marks = torch.zeros(last + 1 - first)
+        marks[-1] = float(play.ended[episode] and last + 1 == play.lengths[episode])
+        ended.append(marks)
+    logits = head(pad_sequence(noisy, True), pad_sequence(condition, True))
+    losses = head.loss(logits, pad_sequence(ended, True))
+    steps = pad_sequence([torch.ones(len(marks)) for marks in ended], True)
+    steps[:, 0] = 0.0
+    return (losses * steps).sum() / steps.sum()

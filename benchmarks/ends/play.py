@@ -1,4 +1,4 @@
-"""Rows of a real game, played by a policy and read by a world's flow as they go."""
+"""Rows of a real game, played by a policy: what a head of the end that remembers reads of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from worldflow.agents.reality import real_envs
 from worldflow.envs.collect import environment_seed
 from worldflow.envs.policies import FrameStack
-from worldflow.live_reader import LiveReader
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 
@@ -23,21 +22,47 @@ Choose = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Play:
-    """Steps of real play, row by row as they came.
+    """Episodes of real play, one after the other: E of them, of F frames in all.
+
+    An episode of L steps has L + 1 frames, of which the last is not kept: zeros in its place.
 
     Attributes:
-        past: what the flow knew before each step's frame, (F, N, width) float16.
-        ended: whether the step ended the episode, (F,) bool.
-        episode: of each step, (F,) int64; apart within the play alone.
+        noisy: latents (F, N, C) float16.
+        condition: of the frames, (F, D) float16.
+        lengths: frames of each episode, (E,) int64.
+        ended: whether its last step ended it, (E,) bool; else play was cut there.
     """
 
-    past: Tensor
+    noisy: Tensor
+    condition: Tensor
+    lengths: Tensor
     ended: Tensor
-    episode: Tensor
 
-    def __len__(self) -> int:
-        """F."""
-        return len(self.ended)
+    @property
+    def steps(self) -> int:
+        """Of all episodes."""
+        return int((self.lengths - 1).sum())
+
+    @property
+    def begins(self) -> Tensor:
+        """Number of each episode's first frame, (E,)."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    def of(self, episodes: Tensor) -> Play:
+        """Those that are numbered or marked, in order."""
+        numbers = torch.arange(len(self.lengths))[episodes].tolist()
+        begins, lengths = self.begins, self.lengths
+        frames = [torch.arange(int(begins[e]), int(begins[e] + lengths[e])) for e in numbers]
+        index = torch.cat(frames) if frames else torch.zeros(0, dtype=torch.int64)
+        return Play(
+            self.noisy[index], self.condition[index], lengths[episodes], self.ended[episodes]
+        )
+
+    @staticmethod
+    def joined(plays: list[Play]) -> Play:
+        """All of them as one."""
+        parts = zip(*(vars(play).values() for play in plays), strict=True)
+        return Play(*(torch.cat(part) for part in parts))
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -51,11 +76,42 @@ class Play:
         return cls(**torch.load(path, weights_only=True))
 
 
+class _Row:
+    """The episodes of one row as they grow."""
+
+    def __init__(self) -> None:
+        self.done: list[Play] = []
+        self._noisy: list[Tensor] = []
+        self._condition: list[Tensor] = []
+
+    def begin(self, initial: Tensor) -> None:
+        self._noisy, self._condition = [], [initial]
+
+    def step(self, noisy: Tensor, condition: Tensor) -> None:
+        """A frame (N, C), and the condition (D,) of the next one."""
+        self._noisy.append(noisy)
+        self._condition.append(condition)
+
+    def end(self, ended: bool) -> None:
+        if not self._noisy:
+            return
+        frames = [*self._noisy, torch.zeros_like(self._noisy[0])]
+        self.done.append(
+            Play(
+                torch.stack(frames).half(),
+                torch.stack(self._condition).half(),
+                torch.tensor([len(frames)]),
+                torch.tensor([ended]),
+            )
+        )
+        self._noisy = []
+
+
 class RealGame:
     """B rows of the game behind a world.
 
     Args:
-        world: reads it; in eval mode.
+        world: encodes the frames; in eval mode.
         rows: B.
         frame_stack: latents of so many frames are seen at once.
 
@@ -80,35 +136,33 @@ class RealGame:
             choose: acts.
             steps: rounded down to as many in each row.
             seed: of the episodes and of the noise on the latents; spawned from.
+
+        Returns:
+            the episodes of the first row, then of the second, and so on.
         """
         world, rows = self._world, len(self._envs)
         noise_seed, *seeds = seed.spawn(1 + rows)
         noise, streams = generator_of(noise_seed), [np.random.default_rng(s) for s in seeds]
         frames = np.zeros((rows, *world.frame_shape), np.uint8)
         actions = np.zeros((rows, *world.action_spec.shape), world.action_spec.dtype)
-        stack, reader = FrameStack(self._frame_stack), LiveReader(world, rows)
+        stack, kept = FrameStack(self._frame_stack), [_Row() for _ in range(rows)]
+        initial = world.conditioning.initial(rows, None)
         fresh = np.ones(rows, np.bool_)
-        episode, begun = np.zeros(rows, np.int64), 0
-        past, ended, episodes = [], [], []
-        latents: Tensor | None = None
         for _ in range(steps // rows):
             for row in np.flatnonzero(fresh).tolist():
                 drawn = environment_seed(np.random.SeedSequence(int(streams[row].integers(2**62))))
                 frames[row], _ = self._envs[row].reset(seed=drawn)
-                episode[row], begun = begun, begun + 1
-            if fresh.any():
-                began, read = torch.from_numpy(fresh), torch.from_numpy(frames)
-                latents, _ = reader.reset(began, read, noise)
-            assert latents is not None
+                kept[row].begin(initial[row])
+            latents = world.codec.encode_frames(torch.from_numpy(frames))
             actions[:] = choose(stack.push(latents.float().numpy(), ~fresh, fresh))
-            over = np.zeros(rows, np.bool_)
-            fresh = np.zeros(rows, np.bool_)
+            noisy = world.add_noise(latents, noise)
+            condition = world.conditioning.embed(torch.from_numpy(actions.copy()))
             for row, env in enumerate(self._envs):
-                frames[row], _, over[row], cut, _ = env.step(actions[row])
-                fresh[row] = over[row] or cut
-            taken = torch.from_numpy(actions.copy())
-            latents, out = reader.step(torch.from_numpy(frames), taken, noise)
-            past.append(out.features.half())
-            ended.append(torch.from_numpy(over))
-            episodes.append(torch.from_numpy(episode.copy()))
-        return Play(torch.cat(past), torch.cat(ended), torch.cat(episodes))
+                kept[row].step(noisy[row], condition[row])
+                frames[row], _, ended, cut, _ = env.step(actions[row])
+                fresh[row] = ended or cut
+                if fresh[row]:
+                    kept[row].end(ended)
+        for own in kept:
+            own.end(False)
+        return Play.joined([play for own in kept for play in own.done])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rounds
 import torch
-from ends.head import HeadTraining, head_of, held_out, log_loss, probabilities, teach
+from ends.head import HeadTraining, _pieces, ends, head_of, held_out, log_loss, probabilities, teach
 from ends.play import Play, RealGame
 from gymnasium import spaces
 from rounds import Rounds, Run
@@ -22,9 +22,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.saved import load_agent
+from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
 from worldflow.storage import load_world, save_world
-from worldflow.termination import TerminationHead
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel
 
@@ -73,16 +73,16 @@ class SixSteps(gym.Env[np.ndarray, Any]):
 gym.register("test/SixSteps-v0", entry_point=SixSteps)
 
 
-def past_world(sigma: float = 0.3) -> WorldModel:
+def remembering_world(sigma: float = 0.3) -> WorldModel:
     config = tiny_config()
-    config = replace(config, sigma=sigma, heads=replace(config.heads, termination_reads="past"))
+    config = replace(config, sigma=sigma, heads=replace(config.heads, termination_reads="episode"))
     world = tiny_world(ActionSpec("discrete", n=3), config=config)
     world.spec.source.update({"env_id": "test/SixSteps-v0"})
     return world
 
 
-def test_real_play_is_read_as_whole_clips_are() -> None:
-    world, seen = past_world(sigma=1e-6), []
+def test_real_play_is_kept_as_the_head_reads_it() -> None:
+    world, seen = remembering_world(sigma=1e-6), []
     SixSteps.made.clear()
     game = RealGame(world, 2, frame_stack=2)
     rng = np.random.default_rng(0)
@@ -93,20 +93,23 @@ def test_real_play_is_read_as_whole_clips_are() -> None:
 
     play = game.play(choose, 2 * 14, SEED)
     game.close()
-    assert len(play) == 28 and play.ended.reshape(14, 2).sum(0).tolist() == [2, 2]
+    assert play.lengths.tolist() == [7, 7, 3] * 2 and play.steps == 28
+    assert play.ended.tolist() == [True, True, False] * 2
+    assert ends(play).nonzero().flatten().tolist() == [5, 11, 19, 25]
     for row, env in enumerate(SixSteps.made[-2:]):
-        own = play.past.reshape(14, 2, *play.past.shape[1:])[:, row]
         latents = []
-        for number, (frames, actions) in enumerate(
-            zip(env.frames[:2], env.actions[:2], strict=True)
-        ):
-            clip = torch.from_numpy(np.stack(frames))
-            encoded = world.codec.encode_frames(clip)[None]
-            condition = world.conditioning(torch.tensor([actions]))
-            expected = world.flow(encoded, condition).features[0, 1:]
-            found = own[6 * number : 6 * number + 6].float()
-            torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
-            latents.append(encoded[0])
+        for number, (frames, actions) in enumerate(zip(env.frames, env.actions, strict=True)):
+            encoded = world.codec.encode_frames(torch.from_numpy(np.stack(frames)))
+            condition = world.conditioning(torch.tensor([actions]))[0]
+            own = play.of(torch.arange(6) == 3 * row + number)
+            kept = len(frames) - 1  # but for the last frame
+            torch.testing.assert_close(own.noisy[:kept].float(), encoded[:kept], atol=2e-3, rtol=0)
+            torch.testing.assert_close(own.condition.float(), condition, atol=2e-3, rtol=2e-3)
+            # the chance of each step's end is the head's, of the whole episode
+            expected = world.termination_head(encoded[None], condition[None])[0, 1:].sigmoid()
+            found = probabilities(world.termination_head, own)
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+            latents.append(encoded)
         # what the agent saw: the last two frames' latents, none before an episode's first
         first = np.concatenate((np.zeros_like(latents[0][0]), latents[0][0]), axis=-1)
         np.testing.assert_allclose(seen[0][row], first, atol=1e-5)
@@ -114,52 +117,72 @@ def test_real_play_is_read_as_whole_clips_are() -> None:
         np.testing.assert_allclose(seen[8][row], third, atol=1e-5)
 
 
-def true_chance(past: torch.Tensor) -> torch.Tensor:
-    return torch.sigmoid(2 * past[:, 0, 0].float() - 1)
-
-
-def made_up(steps: int, seed: int) -> Play:
-    """Ends whose chance the first feature knows."""
+def made_up(episodes: int, seed: int) -> tuple[Play, torch.Tensor]:
+    """Episodes that end, with a known chance, three steps after a mark; and the chances."""
     generator = torch.Generator().manual_seed(seed)
-    past = torch.randn(steps, 4, 3, generator=generator).half()
-    ended = torch.rand(steps, generator=generator) < true_chance(past)
-    return Play(past, ended, torch.arange(steps) // 7)
+    plays, chances = [], []
+    for _ in range(episodes):
+        mark = int(torch.randint(0, 4, (), generator=generator))
+        ended = bool(torch.rand((), generator=generator) < 0.7)
+        noisy = torch.randn(mark + 4, 4, 3, generator=generator).half()
+        noisy[mark, 2] = 4.0
+        noisy[-1] = 0.0
+        plays.append(
+            Play(
+                noisy,
+                torch.zeros(mark + 4, 2).half(),
+                torch.tensor([mark + 4]),
+                torch.tensor([ended]),
+            )
+        )
+        chances.append(torch.cat((torch.zeros(mark + 2), torch.tensor([0.7]))))
+    return Play.joined(plays), torch.cat(chances)
 
 
 def test_a_head_learns_the_chance_of_the_end() -> None:
     torch.manual_seed(0)
-    head = TerminationHead(4, (5, 3), 32, "past")
-    plays = [made_up(7000, 0), made_up(7000, 1)]
-    before, losses = log_loss(head, plays), []
-    for play in plays:
-        p = true_chance(play.past).double()
-        losses.append(-torch.where(play.ended, p.log(), (1 - p).log())[held_out(play)])
-    best = float(torch.cat(losses).mean())  # of one who knows
-    teach(head, plays, HeadTraining(epochs=8, learning_rate=3e-3), SEED)
-    after = log_loss(head, plays)
+    head = EpisodeTerminationHead(4, 3, 2, 16)
+    (one, _), (two, _), (fresh, chance) = (made_up(1500, seed) for seed in (0, 1, 2))
+    before = log_loss(head, [one, two])
+    teach(head, [one, two], HeadTraining(epochs=4, learning_rate=3e-3), SEED)
+    after = log_loss(head, [one, two])
     assert before is not None and after is not None
-    assert best - 0.02 < after < best + 0.02 < before - 0.1
-    fresh = made_up(4000, 2)
-    assert (probabilities(head, fresh) - true_chance(fresh.past)).abs().mean() < 0.06
+    steps = fresh.steps / len(fresh.lengths)
+    best = -(0.7 * np.log(0.7) + 0.3 * np.log(0.3)) / steps  # of one who knows
+    assert best - 0.03 < after < best + 0.03 < before - 0.1
+    assert (probabilities(head, fresh) - chance).abs().mean() < 0.06
     assert not any(p.requires_grad for p in head.parameters())
 
 
+def test_each_step_is_in_one_piece() -> None:
+    play, _ = made_up(9, 0)
+    for clip in (2, 3, 5, 64):
+        seen = [
+            (episode, step)
+            for episode, first, last in _pieces(play, clip, torch.Generator().manual_seed(0))
+            for step in range(first + 1, last + 1)
+            if last - first < clip
+        ]
+        expected = [(e, t) for e, n in enumerate(play.lengths.tolist()) for t in range(1, n)]
+        assert seen == expected
+
+
 def test_what_is_held_out_teaches_nothing() -> None:
-    play = made_up(700, 0)
-    other = Play(play.past, torch.where(held_out(play), ~play.ended, play.ended), play.episode)
+    play, _ = made_up(70, 0)
+    other = replace(play, ended=torch.where(held_out(play), ~play.ended, play.ended))
     heads = []
     for data in (play, other):
         torch.manual_seed(0)
-        heads.append(TerminationHead(4, (5, 3), 8, "past"))
+        heads.append(EpisodeTerminationHead(4, 3, 2, 8))
         teach(heads[-1], [data], HeadTraining(), SEED)
     one, two = (h.state_dict() for h in heads)
-    assert held_out(play).sum() == 70 and all(torch.equal(one[k], two[k]) for k in one)
+    assert held_out(play).sum() == 7 and all(torch.equal(one[k], two[k]) for k in one)
 
 
 def settings(tmp_path: Path, out: str) -> Rounds:
     folder = tmp_path / "world"
     if not folder.exists():
-        save_world(past_world(), folder, "tiny\n")
+        save_world(remembering_world(), folder, "tiny\n")
     return Rounds(
         world=str(folder),
         out=str(tmp_path / out),
@@ -216,7 +239,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     Run(config)
     with pytest.raises(ConfigError, match="was begun with other real_steps"):
         Run(replace(config, real_steps=30))
-    with pytest.raises(ConfigError, match="does not read the end of an episode from the past"):
+    with pytest.raises(ConfigError, match="does not read the end of an episode from all of it"):
         head_of(tiny_world(), "tiny")
     with pytest.raises(ConfigError, match="one at least in each real env"):
         replace(config, first_steps=1)
@@ -227,10 +250,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a replay buffer does not outlast a round"):
         Run(replace(config, train=dqn, out=str(tmp_path / "dqn")))
     with pytest.raises(ConfigError, match="has 0 ends to learn from"):
-        calm = Play(torch.zeros(50, 4, 3).half(), torch.zeros(50).bool(), torch.zeros(50).long())
-        teach(TerminationHead(4, (5, 3), 8, "past"), [calm], HeadTraining(), SEED)
-    with pytest.raises(ConfigError, match=r"head\.noise not negative"):
-        HeadTraining(noise=-1.0)
+        calm = replace(made_up(20, 0)[0], ended=torch.zeros(20, dtype=torch.bool))
+        teach(EpisodeTerminationHead(4, 3, 2, 8), [calm], HeadTraining(), SEED)
+    with pytest.raises(ConfigError, match=r"head\.clip 2"):
+        HeadTraining(clip=1)
 
 
 def test_the_dream_ends_as_the_taught_head_says(tmp_path: Path) -> None:
