@@ -35,8 +35,8 @@ class HeadTraining:
     epochs: int = 1
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
-    clip: int = 64
-    batch: int = 24
+    clip: int = 256
+    batch: int = 16
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch) < 1 or self.clip < 2 or self.weight_decay < 0.0:

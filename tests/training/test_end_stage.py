@@ -57,7 +57,9 @@ def test_the_head_alone_is_trained_and_learns(data: Path, base: Path, tmp_path: 
     losses = [entry["value"] for entry in entries if entry["tag"] == "flow/termination"]
     # five episodes, which it can learn by heart
     assert sum(losses[-4:]) / 4 < 0.7 * losses[0]
-    assert "flow/held_out_termination" in {entry["tag"] for entry in entries}
+    measured = {entry["tag"]: entry["value"] for entry in entries}
+    assert {"flow/held_out_end_loss", "flow/held_out_nll"} <= measured.keys()
+    assert measured["flow/held_out_ends"] > 0.0 and measured["flow/held_out_expected_ends"] > 0.0
     # the end can be trained on from there, by itself again
     again = load_world(main(alone(data, tmp_path / "world", tmp_path / "more", steps=1)))
     assert again.config.heads.termination_reads == "episode"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
 from worldflow.episode_memory import EpisodeTerminationHead
-from worldflow.training.batches import Episodes
+from worldflow.training.batches import Batch, Episodes
 from worldflow.training.engine import Engine
 from worldflow.training.flow_gradients import clip_noise, some_text
 from worldflow.training.flow_stage import FlowTraining
@@ -19,11 +19,15 @@ from worldflow.training.loop import row_generators, step_generators
 from worldflow.training.losses import on_device
 from worldflow.world_model import WorldModel
 
+CLIPS, AT_ONCE = 256, 32  # held-out clips, and those of them that are read together
+SHOWN = 32  # frames of clips that the flow is measured on: it takes the square of them
+
 
 class EndStage:
     """Trains the head on clips under new noise. It needs neither the flow nor the denoiser.
 
-    A clip that begins within an episode begins with an empty memory, as a dream does.
+    A clip that begins within an episode begins with an empty memory, as a dream does. Clips should
+    be about as long as episodes: a memory goes astray after more frames than it was trained on.
 
     Args:
         world: grown from an earlier one, with an `EpisodeTerminationHead`.
@@ -57,7 +61,11 @@ class EndStage:
         self.config, self.episodes, self.seed, self.engine = config, episodes, seed, engine
         self.clips = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
         held = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
-        self._validation = FlowValidation(episodes, dataset, held, seed)
+        shown = ClipSampler(dataset.lengths, held_out, min(config.clip, SHOWN), over_end=True)
+        self._validation = FlowValidation(episodes, dataset, shown, seed)
+        # the same clips, under the same noise, each time
+        rng, _ = step_generators(seed, self.name, 0)
+        self._held_out = held.sample(CLIPS, rng)
         self.measured = engine.measured(world)
         world.requires_grad_(False)
         self.head.requires_grad_(True)
@@ -80,18 +88,46 @@ class EndStage:
         shape = (config.clip, world.tokens, world.channels)
         noise, batch.known = clip_noise(generators, shape, batch.known, config.action_dropout)
         batch.text = some_text(generators, batch.text, config.text_dropout)
-        device = self.engine.ranks.device
+        with self.engine.autocast():
+            logits, later = self._logits(world, batch, noise)
+            losses = self.head.loss(logits, batch.terminated.to(logits.device))
+        loss = (losses * later).sum() / later.sum().clamp(min=1)
+        (config.head_weight * loss).backward()
+        return {"termination": loss.detach()}
+
+    @torch.no_grad()
+    def validate(self, step: int, logger: RunLogger) -> None:
+        """Log the loss on held-out clips, the ends that come there, and those expected.
+
+        And of clips of `SHOWN` frames what `FlowValidation` measures.
+        """
+        world, clip = self.measured, self.config.clip
+        losses = ends = expected = frames = 0.0
+        generator = torch.Generator().manual_seed(self.seed)
+        for start in range(0, CLIPS, AT_ONCE):
+            batch = self.episodes.batch(self._held_out[start : start + AT_ONCE], clip)
+            noise = torch.randn(batch.latents.shape, generator=generator)
+            logits, later = self._logits(world, batch, noise)
+            head, terminated = world.termination_head, batch.terminated.to(logits.device)
+            assert head is not None
+            losses += float((head.loss(logits, terminated) * later).sum())
+            expected += float((head.probability(logits) * later).sum())
+            ends += float((terminated * later).sum())
+            frames += float(later.sum())
+        figures = {"end_loss": losses / frames, "ends": ends, "expected_ends": expected}
+        logger.scalars(step, {f"held_out_{name}": value for name, value in figures.items()})
+        self._validation.measure(world, step, logger)
+
+    def _logits(self, world: WorldModel, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of clips (B, T), and which of them count: of frames that have a past."""
+        head, device = world.termination_head, self.engine.ranks.device
         batch = on_device(batch, device)
         noisy = batch.latents + world.config.sigma * noise.to(device)
         with torch.no_grad():
             condition = world.conditioning(batch.actions, batch.known, batch.text)
-        with self.engine.autocast():
-            losses = self.head.loss(self.head(noisy, condition), batch.terminated)
-        later = batch.valid[:, 1:]
-        loss = (losses[:, 1:] * later).sum() / later.sum().clamp(min=1)
-        (config.head_weight * loss).backward()
-        return {"termination": loss.detach()}
-
-    def validate(self, step: int, logger: RunLogger) -> None:
-        """Measure on held-out clips, see `FlowValidation`."""
-        self._validation.measure(self.measured, step, logger)
+        longest = int(batch.valid.sum(dim=1).max())  # most clips are longer than their episodes
+        assert isinstance(head, EpisodeTerminationHead)
+        logits = head(noisy[:, :longest], condition[:, :longest])
+        later = batch.valid.clone()
+        later[:, 0] = False
+        return nn.functional.pad(logits, (0, batch.valid.shape[1] - longest)), later
