@@ -50,6 +50,10 @@ def test_steps_are_the_clip() -> None:
         for t in range(7):
             logits, memory = head.step(memory, condition[:, t], noisy[:, t])
             torch.testing.assert_close(logits, expected[:, t])
+        shorter = head(noisy, condition, torch.tensor([3, 7]))
+    torch.testing.assert_close(shorter[0, :3], expected[0, :3])
+    torch.testing.assert_close(shorter[1], expected[1])
+    assert (shorter[0, 3:] == 0).all()
 
 
 def test_what_left_the_picture_ends_an_episode_later() -> None:

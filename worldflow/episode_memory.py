@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from worldflow.termination import EPISODE, EndHead
 
@@ -61,13 +62,13 @@ class EpisodeTerminationHead(EndHead):
         tokens: N.
         channels: C.
         condition: size of a frame's conditioning vector, D.
-        hidden: width of the last hidden layer; the memory's is twice that.
+        hidden: width of the last hidden layer; the memory's is half as much again.
     """
 
     def __init__(self, tokens: int, channels: int, condition: int, hidden: int) -> None:
         super().__init__()
         self.reads = EPISODE
-        memory = 2 * hidden
+        memory = 3 * hidden // 2
         self.token = nn.Sequential(
             nn.Linear(2 * channels, TOKEN_WIDTH),
             nn.SiLU(),
@@ -77,7 +78,7 @@ class EpisodeTerminationHead(EndHead):
         self.frame = nn.Sequential(nn.Linear(tokens * TOKEN_FEATURES, memory), nn.SiLU())
         self.action = nn.Linear(condition, ACTION_FEATURES)
         seen = memory + ACTION_FEATURES
-        self.summary = nn.GRUCell(seen, memory)
+        self.summary = nn.GRU(seen, memory, batch_first=True)
         self.trunk = nn.Sequential(
             nn.Linear(memory + seen, hidden), nn.SiLU(), nn.Linear(hidden, 1)
         )
@@ -89,23 +90,34 @@ class EpisodeTerminationHead(EndHead):
             like.new_zeros(len(like), self.summary.hidden_size), nothing, nothing.clone()
         )
 
-    def forward(self, noisy: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, condition: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, T) of whole clips.
 
         Args:
             noisy: latents (B, T, N, C); those of a frame do not change its own logit.
             condition: (B, T, D).
+            lengths: frames of each clip that are read, (B,), 1 or more; beyond them logits are 0.
+                None: all.
         """
+        rows, frames = noisy.shape[:2]
+        if lengths is None:
+            lengths = torch.full((rows,), frames)
         nothing = torch.zeros_like(noisy[:, :1])
-        before, last = torch.cat((nothing, nothing, noisy), 1), torch.cat((nothing, noisy), 1)
-        frames = noisy.shape[1]
-        seen = self._seen(before[:, :frames], last[:, :frames], condition)
-        summary = self.empty(noisy[:, 0]).summary
-        summaries = []
-        for t in range(frames):
-            summary = self.summary(seen[:, t], summary)
-            summaries.append(summary)
-        return self._logits(torch.stack(summaries, 1), seen)
+        last = torch.cat((nothing, noisy[:, :-1]), dim=1)
+        before = torch.cat((nothing, last[:, :-1]), dim=1)
+
+        def pack(x: Tensor) -> PackedSequence:
+            return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+
+        packed = pack(condition)
+        seen = self._seen(pack(before).data, pack(last).data, packed.data)
+        shape = packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+        summary, _ = self.summary(PackedSequence(seen, *shape))
+        logits = self._logits(summary.data, seen)
+        padded, _ = pad_packed_sequence(
+            PackedSequence(logits, *shape), batch_first=True, total_length=frames
+        )
+        return padded
 
     def step(
         self, memory: EpisodeMemory, condition: Tensor, noisy: Tensor
@@ -118,7 +130,7 @@ class EpisodeTerminationHead(EndHead):
             noisy: their latents (B, N, C), which do not change their logits.
         """
         seen = self._seen(memory.before, memory.last, condition)
-        summary = self.summary(seen, memory.summary)
+        _, (summary,) = self.summary(seen[:, None], memory.summary[None].contiguous())
         # of its own, as `EpisodeMemory.assign` writes in place
         after = EpisodeMemory(summary, memory.last.clone(), noisy.clone())
         return self._logits(summary, seen), after

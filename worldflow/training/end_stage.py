@@ -26,8 +26,9 @@ SHOWN = 32  # frames of clips that the flow is measured on: it takes the square 
 class EndStage:
     """Trains the head on clips under new noise. It needs neither the flow nor the denoiser.
 
-    A clip that begins within an episode begins with an empty memory, as a dream does. Clips should
-    be about as long as episodes: a memory goes astray after more frames than it was trained on.
+    Half of the clips begin with their episode, as dreams do that agents learn in; the others begin
+    within one, with an empty memory. Clips should be as long as episodes: a memory goes astray
+    after more frames than it was trained on.
 
     Args:
         world: grown from an earlier one, with an `EpisodeTerminationHead`.
@@ -83,7 +84,9 @@ class EndStage:
         """
         world, config = self.world, self.config
         rng, _ = step_generators(self.seed, self.name, step)
-        batch = self.episodes.batch(self.clips.sample(config.batch, rng), config.clip)
+        picks = self.clips.sample(config.batch, rng)
+        picks[::2] = [(episode, 0) for episode, _ in picks[::2]]
+        batch = self.episodes.batch(picks, config.clip)
         generators = row_generators(self.seed, self.name, step, range(config.batch))
         shape = (config.clip, world.tokens, world.channels)
         noise, batch.known = clip_noise(generators, shape, batch.known, config.action_dropout)
@@ -125,9 +128,7 @@ class EndStage:
         noisy = batch.latents + world.config.sigma * noise.to(device)
         with torch.no_grad():
             condition = world.conditioning(batch.actions, batch.known, batch.text)
-        longest = int(batch.valid.sum(dim=1).max())  # most clips are longer than their episodes
         assert isinstance(head, EpisodeTerminationHead)
-        logits = head(noisy[:, :longest], condition[:, :longest])
         later = batch.valid.clone()
         later[:, 0] = False
-        return nn.functional.pad(logits, (0, batch.valid.shape[1] - longest)), later
+        return head(noisy, condition, batch.valid.sum(dim=1)), later
