@@ -35,7 +35,7 @@ class HeadTraining:
     epochs: int = 1
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
-    clip: int = 256
+    clip: int = 526
     batch: int = 16
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ def probabilities(head: EpisodeTerminationHead, play: Play) -> Tensor:
     for some in order.split(AT_ONCE):
         episodes = some.tolist()
         padded = (pad_sequence([x[e].float() for e in episodes], True) for x in (noisy, condition))
-        chances = head.probability(head(*padded))
+        chances = head.probability(head(*padded, play.lengths[some]))
         for row, e in enumerate(episodes):
             found[e] = chances[row, 1 : len(noisy[e])]
     return torch.cat(found)
@@ -167,8 +167,9 @@ def _loss(
         marks = torch.zeros(last + 1 - first)
         marks[-1] = float(play.ended[episode] and last + 1 == play.lengths[episode])
         ended.append(marks)
-    logits = head(pad_sequence(noisy, True), pad_sequence(condition, True))
+    lengths = torch.tensor([len(marks) for marks in ended])
+    logits = head(pad_sequence(noisy, True), pad_sequence(condition, True), lengths)
     losses = head.loss(logits, pad_sequence(ended, True))
-    steps = pad_sequence([torch.ones(len(marks)) for marks in ended], True)
+    steps = (torch.arange(logits.shape[1]) < lengths[:, None]).float()
     steps[:, 0] = 0.0
     return (losses * steps).sum() / steps.sum()
