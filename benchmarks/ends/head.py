@@ -33,7 +33,7 @@ class HeadTraining:
     """
 
     epochs: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-4
     weight_decay: float = 0.05
     clip: int = 526
     batch: int = 16
