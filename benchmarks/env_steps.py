@@ -13,7 +13,6 @@ from one_pass import one_pass
 from timing import Result, milliseconds, timed
 from torch import nn
 
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.world_model import WorldModel
 
 SAMPLERS = ("jacobi", "sequential")
@@ -38,11 +37,9 @@ class PartMeter:
             ("denoiser_and_heads", world.denoiser, "step"),
             ("decoder", world.codec, "decode_frames"),
         ]
-        remembers = isinstance(world.termination_head, EpisodeTerminationHead)
-        reads_end = "step" if remembers else "forward"
         for head, names in (
             (world.reward_head, ("forward", "mean")),
-            (world.termination_head, (reads_end, "probability")),
+            (world.termination_head, ("step", "probability")),
         ):
             if head is not None:
                 self._methods += [("denoiser_and_heads", head, name) for name in names]

@@ -9,7 +9,6 @@ from dream import Dream
 from torch import Tensor
 
 from worldflow.denoiser import tweedie
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.world_model import WorldModel
 
 
@@ -42,11 +41,8 @@ def one_pass(world: WorldModel, rows: int, seed: int) -> Callable[[], Tensor]:
         score, features, _ = world.denoiser.step(x, condition, state.denoiser)
         if world.reward_head is not None:
             world.reward_head.mean(world.reward_head(features))
-        if isinstance(head := world.termination_head, EpisodeTerminationHead):
-            assert state.episode is not None
-            head.probability(head.step(state.episode, condition, x)[0])
-        elif head is not None:
-            head.probability(head(features, known))
+        if (head := world.termination_head) is not None:
+            head.probability(head.step(state.episode, features, known, x, condition)[0])
         return world.codec.decode_frames(tweedie(x, score, world.config.sigma))
 
     return run

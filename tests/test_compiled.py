@@ -48,14 +48,14 @@ def several_outcomes() -> WorldConfig:
     return replace(config, flow=replace(config.flow, global_block=block))
 
 
-def hazard() -> WorldConfig:
-    return replace(several_outcomes(), heads=HeadsConfig(8, termination_reads="past"))
+def hazard(reads: str) -> WorldConfig:
+    return replace(several_outcomes(), heads=HeadsConfig(8, termination_reads=reads))
 
 
 @pytest.mark.parametrize(
     "config",
-    [tiny_config(), frame_parallel(), several_outcomes(), hazard()],
-    ids=["causal", "parallel", "outcomes", "hazard"],
+    [tiny_config(), frame_parallel(), several_outcomes(), hazard("past"), hazard("episode")],
+    ids=["causal", "parallel", "outcomes", "hazard", "memory"],
 )
 def test_a_compiled_dream_is_the_eager_dream(config: WorldConfig) -> None:
     """Seven steps, past the window; one compiled world serves any number of rows."""

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from worldflow.errors import DataError
 from worldflow.termination import EPISODE, EndHead
 
 TOKEN_WIDTH, TOKEN_FEATURES, ACTION_FEATURES = 128, 32, 16
@@ -83,8 +84,8 @@ class EpisodeTerminationHead(EndHead):
             nn.Linear(memory + seen, hidden), nn.SiLU(), nn.Linear(hidden, 1)
         )
 
-    def empty(self, like: Tensor) -> EpisodeMemory:
-        """Of B episodes that have not begun; `like` has their latents' shape (B, N, C)."""
+    def begin(self, like: Tensor) -> EpisodeMemory:
+        """See `EndHead.begin`."""
         nothing = torch.zeros_like(like)
         return EpisodeMemory(
             like.new_zeros(len(like), self.summary.hidden_size), nothing, nothing.clone()
@@ -100,35 +101,37 @@ class EpisodeTerminationHead(EndHead):
                 None: all.
         """
         rows, frames = noisy.shape[:2]
-        if lengths is None:
-            lengths = torch.full((rows,), frames)
+        kept = torch.full((rows,), frames) if lengths is None else lengths.cpu()
         nothing = torch.zeros_like(noisy[:, :1])
         last = torch.cat((nothing, noisy[:, :-1]), dim=1)
         before = torch.cat((nothing, last[:, :-1]), dim=1)
 
         def pack(x: Tensor) -> PackedSequence:
-            return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            return pack_padded_sequence(x, kept, batch_first=True, enforce_sorted=False)
 
         packed = pack(condition)
-        seen = self._seen(pack(before).data, pack(last).data, packed.data)
         shape = packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
-        summary, _ = self.summary(PackedSequence(seen, *shape))
-        logits = self._logits(summary.data, seen)
+        # in full precision: what is remembered goes through the network hundreds of times
+        with torch.autocast(noisy.device.type, enabled=False):
+            seen = self._seen(pack(before).data, pack(last).data, packed.data.float())
+            summary, _ = self.summary(PackedSequence(seen, *shape))
+            logits = self._logits(summary.data, seen)
         padded, _ = pad_packed_sequence(
             PackedSequence(logits, *shape), batch_first=True, total_length=frames
         )
         return padded
 
     def step(
-        self, memory: EpisodeMemory, condition: Tensor, noisy: Tensor
+        self,
+        memory: EpisodeMemory | None,
+        features: Tensor,
+        past: Tensor,
+        noisy: Tensor,
+        condition: Tensor,
     ) -> tuple[Tensor, EpisodeMemory]:
-        """Logits (B,) of the next frames, and what is remembered once these have come.
-
-        Args:
-            memory: of all before.
-            condition: of the next frames, (B, D).
-            noisy: their latents (B, N, C), which do not change their logits.
-        """
+        """See `EndHead.step`; features, past and latents of a frame do not change its logit."""
+        if memory is None:
+            raise DataError("this state is of another world, whose head of the end has no memory")
         seen = self._seen(memory.before, memory.last, condition)
         _, (summary,) = self.summary(seen[:, None], memory.summary[None].contiguous())
         # of its own, as `EpisodeMemory.assign` writes in place

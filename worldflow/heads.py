@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
-from worldflow.termination import EPISODE, FRAME, READS, TerminationHead, trunk
+from worldflow.termination import EPISODE, FRAME, READS, EndHead, TerminationHead, trunk
 
 REWARD_BINS = 41
 
@@ -31,7 +31,8 @@ class HeadsConfig:
             the hazard is right on average over the frames that can follow, whichever is drawn. Of
             guided dreams it is that without guidance. "episode": a hazard too, but of all of the
             episode, with features and a memory of its own: for games in which what ends them can
-            be out of view for longer than the flow cares to remember.
+            be out of view for longer than the flow cares to remember. To be trained last and on
+            clips as long as episodes, by `training.flow.part=end`.
         reward: whether rewards are predicted; null: pretraining decides, by whether the data have
             them.
         termination: the same of terminations.
@@ -106,7 +107,7 @@ def build_heads(
     widths: tuple[int, int],
     inputs: tuple[int, int],
     rewards: tuple[float, float],
-) -> tuple[RewardHead | None, TerminationHead | EpisodeTerminationHead | None]:
+) -> tuple[RewardHead | None, EndHead | None]:
     """The heads that a world has, for reward and termination.
 
     Args:
@@ -117,7 +118,7 @@ def build_heads(
         rewards: the smallest and the largest of the data.
     """
     reward: RewardHead | None = None
-    termination: TerminationHead | EpisodeTerminationHead | None = None
+    termination: EndHead | None = None
     if config.reward:
         reward = RewardHead(tokens, widths[0], config.hidden, *rewards)
     if config.termination and config.termination_reads == EPISODE:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from worldflow.denoiser import tweedie
-from worldflow.episode_memory import EpisodeMemory, EpisodeTerminationHead
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.guidance import Guidance, Unconditional
 from worldflow.flow.state import FlowOutput, FlowSample, FlowState
@@ -39,14 +38,15 @@ def observe_frames(
     condition = conditioning(actions, known, text)
     other = conditioning.without(actions, known, text, guidance)
     flow = world.flow.empty_state(batch, guidance.active)
-    cache, memory = world.denoiser.empty_cache(batch), no_memory(world, noisy[:, 0])
+    cache, head = world.denoiser.empty_cache(batch), world.termination_head
+    memory = None if head is None else head.begin(noisy[:, 0])
     for t in range(frames.shape[1]):
         away = None if other is None else Unconditional(other[:, t], guidance.weight)
-        flow, _ = world.flow.observe(flow, noisy[:, t], condition[:, t], away)
-        score, _, cache = world.denoiser.step(noisy[:, t], condition[:, t], cache)
-        if isinstance(head := world.termination_head, EpisodeTerminationHead):
-            assert memory is not None
-            _, memory = head.step(memory, condition[:, t], noisy[:, t])
+        seen = noisy[:, t], condition[:, t]
+        flow, out = world.flow.observe(flow, *seen, away)
+        score, features, cache = world.denoiser.step(*seen, cache)
+        if memory is not None and head is not None:
+            _, memory = head.step(memory, features, out.features, *seen)
     latents = tweedie(noisy[:, -1], score, sigma)
     return WorldState(flow, cache, latents, text, guidance, memory)
 
@@ -58,19 +58,9 @@ def empty_state(
     guidance = world.conditioning.check_guidance(guidance)
     text = world.conditioning.texts(batch, text)
     flow = world.flow.empty_state(batch, guidance.active)
-    nothing, cache = flow.hidden, world.denoiser.empty_cache(batch)
-    return WorldState(flow, cache, nothing, text, guidance, no_memory(world, nothing))
-
-
-def no_memory(world: WorldModel, like: Tensor) -> EpisodeMemory | None:
-    """What the head of the end remembers of rows that have not begun, if it has a memory.
-
-    Args:
-        world: whose.
-        like: has their latents' shape (B, N, C).
-    """
-    head = world.termination_head
-    return head.empty(like) if isinstance(head, EpisodeTerminationHead) else None
+    nothing, cache, head = flow.hidden, world.denoiser.empty_cache(batch), world.termination_head
+    memory = None if head is None else head.begin(nothing)
+    return WorldState(flow, cache, nothing, text, guidance, memory)
 
 
 def no_action(world: WorldModel, batch: int) -> Tensor:
@@ -148,11 +138,9 @@ def dream_frame(
     if world.reward_head is not None:
         reward = world.reward_head.mean(world.reward_head(features))
     if (head := world.termination_head) is not None:
-        if isinstance(head, EpisodeTerminationHead):
-            assert state.episode is not None
-            ends, memory = head.step(state.episode, condition, sample.noisy)
-        else:
-            ends = head(features, drawn.scored.features)
+        ends, memory = head.step(
+            state.episode, features, drawn.scored.features, sample.noisy, condition
+        )
         probability = head.probability(ends)
         terminated = uniform(generator, batch, like=probability) < probability
     prediction = Prediction(

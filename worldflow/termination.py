@@ -6,11 +6,17 @@ Read from the past it is a hazard: drawn beside the frame and not from it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from worldflow.errors import DataError
+
+if TYPE_CHECKING:
+    from worldflow.episode_memory import EpisodeMemory
 
 FRAME, PAST, EPISODE = READS = ("frame", "past", "episode")
 
@@ -38,6 +44,33 @@ class EndHead(nn.Module, ABC):
             past: what the flow knows before each frame, (B, T, N, width of the past).
             noisy: latents (B, T, N, C).
             condition: (B, T, D).
+        """
+
+    @abstractmethod
+    def begin(self, like: Tensor) -> EpisodeMemory | None:
+        """What it remembers of B episodes that have not begun; None without a memory.
+
+        Args:
+            like: has their latents' shape (B, N, C).
+        """
+
+    @abstractmethod
+    def step(
+        self,
+        memory: EpisodeMemory | None,
+        features: Tensor,
+        past: Tensor,
+        noisy: Tensor,
+        condition: Tensor,
+    ) -> tuple[Tensor, EpisodeMemory | None]:
+        """Logits (B,) of the next frames, and what is remembered once these have come.
+
+        Args:
+            memory: of all before.
+            features, past, noisy, condition: of the next frames, as in `of_clips`, without T.
+
+        Raises:
+            DataError: the memory is not of this head.
         """
 
     def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
@@ -77,3 +110,19 @@ class TerminationHead(EndHead):
     def of_clips(self, features: Tensor, past: Tensor, noisy: Tensor, condition: Tensor) -> Tensor:
         """See `EndHead.of_clips`."""
         return self(features, past)
+
+    def begin(self, like: Tensor) -> None:
+        """It has no memory."""
+
+    def step(
+        self,
+        memory: EpisodeMemory | None,
+        features: Tensor,
+        past: Tensor,
+        noisy: Tensor,
+        condition: Tensor,
+    ) -> tuple[Tensor, None]:
+        """See `EndHead.step`."""
+        if memory is not None:
+            raise DataError("this state is of another world, whose head of the end has a memory")
+        return self(features, past), None

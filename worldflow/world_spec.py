@@ -42,7 +42,7 @@ class WorldConfig:
 
     @property
     def reach(self) -> int:
-        """How many frames back a dreamed frame depends on.
+        """How many frames back a dreamed frame depends on; its end may depend on more.
 
         What lies before changes nothing but where the sampler starts, within its tolerance.
         A layer sees W - 1 earlier positions, and position t of the flow reads frame t - 1.

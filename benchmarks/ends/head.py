@@ -28,7 +28,8 @@ class HeadTraining:
         epochs: over the play of all rounds, in each round.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
-        clip: frames that are learned from at once; a clip begins with an empty memory.
+        clip: most frames that are learned from at once. Longer episodes are cut, and each piece
+            begins with an empty memory; TakeCover's have 526 at most.
         batch: clips of an update.
     """
 
@@ -64,10 +65,7 @@ def head_of(world: WorldModel, name: str) -> EpisodeTerminationHead:
 
 
 def held_out(play: Play) -> Tensor:
-    """The episodes that are measured on and never learned from, (E,) bool.
-
-    Every tenth from the last of them on, in the order of the rows: long ones as often as short.
-    """
+    """The episodes that are measured on and never learned from, every tenth, (E,) bool."""
     return torch.arange(len(play.lengths)) % HELD_OUT == HELD_OUT - 1
 
 
@@ -101,9 +99,14 @@ def log_loss(head: EpisodeTerminationHead, plays: Sequence[Play]) -> float | Non
         held = play.of(held_out(play))
         if not len(held.lengths):
             continue
-        p = probabilities(head, held).double().clamp(1e-9, 1 - 1e-9)
-        losses.append(-torch.where(ends(held), p.log(), (1 - p).log()))
+        losses.append(step_losses(probabilities(head, held), held))
     return float(torch.cat(losses).mean()) if losses else None
+
+
+def step_losses(p: Tensor, play: Play) -> Tensor:
+    """Nats of each step, (steps,), of these probabilities of its end."""
+    p = p.double().clamp(1e-9, 1 - 1e-9)
+    return -torch.where(ends(play), p.log(), (1 - p).log())
 
 
 def teach(
@@ -142,12 +145,14 @@ def _pieces(play: Play, clip: int, generator: torch.Generator) -> list[tuple[int
     """Episodes in pieces of at most `clip` frames: number, first frame, last frame.
 
     The first frame of a piece is a past only and the last one of the piece before, so that each
-    step is in one. Where they are cut is drawn.
+    step is in one. Where longer ones are cut is drawn.
     """
     found = []
     for episode, length in enumerate(play.lengths.tolist()):
-        first = int(torch.randint(1, clip, (), generator=generator))
-        cuts = [0, *range(first, length - 1, clip - 1), length - 1]
+        cuts = [0, length - 1]
+        if length > clip:
+            first = int(torch.randint(1, clip, (), generator=generator))
+            cuts = [0, *range(first, length - 1, clip - 1), length - 1]
         found += [(episode, first, last) for first, last in pairwise(cuts)]
     return found
 
@@ -162,8 +167,9 @@ def _loss(
         begin = begins[episode]
         frames = slice(begin + first, begin + last + 1)
         noisy.append(play.noisy[frames].float())
-        condition.append(play.condition[frames].float())
-        condition[-1][0] = play.condition[begin]  # no action led to the first frame
+        # no action led to the first frame
+        led = torch.cat((play.condition[begin : begin + 1], play.condition[frames][1:]))
+        condition.append(led.float())
         marks = torch.zeros(last + 1 - first)
         marks[-1] = float(play.ended[episode] and last + 1 == play.lengths[episode])
         ended.append(marks)

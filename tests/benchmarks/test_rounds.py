@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import foreseen_ends
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -163,6 +165,10 @@ def test_each_step_is_in_one_piece() -> None:
             for step in range(first + 1, last + 1)
             if last - first < clip
         ]
+        whole = [n for n in play.lengths.tolist() if n <= clip]
+        assert len(_pieces(play, clip, torch.Generator())) >= len(play.lengths)
+        if len(whole) == len(play.lengths):
+            assert len(_pieces(play, clip, torch.Generator())) == len(whole)
         expected = [(e, t) for e, n in enumerate(play.lengths.tolist()) for t in range(1, n)]
         assert seen == expected
 
@@ -274,3 +280,30 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "out" / "world" / "card.md").unlink()  # killed while it finished
     assert Run(config).run() == rows
     assert (tmp_path / "out" / "world" / "card.md").exists()
+
+
+def test_ends_foreseen_of_real_play_are_counted(tmp_path: Path) -> None:
+    """Of a head that says one in four of every step, and a game that ends after six."""
+    config = replace(settings(tmp_path, "out"), rounds=1)
+    Run(config).run()
+    world = load_world(tmp_path / "world")
+    head = world.termination_head
+    assert isinstance(head, EpisodeTerminationHead)
+    with torch.no_grad():
+        head.trunk[-1].weight.zero_()
+        head.trunk[-1].bias.fill_(math.log(0.25 / 0.75))
+    save_world(world, tmp_path / "constant", "tiny\n")
+    agent, constant = str(tmp_path / "out" / "agent"), str(tmp_path / "constant")
+    wanted = foreseen_ends.ForeseenEnds(world=constant, agents=[agent], steps=29, rows=2)
+    (row,) = foreseen_ends.measure(wanted)
+    assert (row["steps"], row["ends"], row["foreseen"]) == (28, 4, 7.0)
+    assert row["ends_over_foreseen"] == pytest.approx(4 / 7, abs=1e-3)
+    nats = -(4 * math.log(0.25) + 24 * math.log(0.75)) / 28
+    assert row["log_loss"] == pytest.approx(nats, abs=1e-5)
+    with torch.no_grad():
+        next(world.codec.encoder.parameters()).add_(1.0)
+    save_world(world, tmp_path / "other", "tiny\n")
+    with pytest.raises(ConfigError, match="does not see latents"):
+        foreseen_ends.measure(replace(wanted, world=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match="give agents"):
+        foreseen_ends.ForeseenEnds(world=constant)

@@ -203,7 +203,7 @@ def test_guidance_over_actions_changes_dreams_and_none_does_not() -> None:
     assert not torch.equal(plain, next_frame(Guidance(2.0, "actions")))
 
 
-@pytest.mark.parametrize("reads", ["frame", "past"])
+@pytest.mark.parametrize("reads", ["frame", "past", "episode"])
 def test_a_hazard_of_a_guided_dream_is_that_without_guidance(reads: str) -> None:
     """Guidance changes which frame comes, so an end that is read from the frame changes too."""
     world = tiny_world(config=replace(tiny_config(), heads=HeadsConfig(8, termination_reads=reads)))
@@ -217,4 +217,4 @@ def test_a_hazard_of_a_guided_dream_is_that_without_guidance(reads: str) -> None
         assert prediction.termination_probability is not None
         return prediction.termination_probability
 
-    assert torch.equal(end(0.0), end(2.0)) == (reads == "past")
+    assert torch.equal(end(0.0), end(2.0)) == (reads != "frame")

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_runs import tiny_pretraining, write_dataset
@@ -15,6 +16,9 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
 from worldflow.storage import load_world
+from worldflow.training.end_stage import EndStage
+from worldflow.training.engine import Engine
+from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.losses import DenoiserLoss, FlowLoss
 from worldflow.training.pretrain import PretrainConfig, main
@@ -41,7 +45,7 @@ def remembering(config: PretrainConfig, reads: str = "episode", **flow: object) 
 
 
 def alone(data: Path, base: Path, out: Path, **flow: object) -> PretrainConfig:
-    config = remembering(tiny_pretraining(data, out), part="end", **flow)
+    config = remembering(tiny_pretraining(data, out), **{"part": "end", **flow})
     return replace(config, initial_world=str(base))
 
 
@@ -55,14 +59,46 @@ def test_the_head_alone_is_trained_and_learns(data: Path, base: Path, tmp_path: 
     assert isinstance(after.termination_head, EpisodeTerminationHead)
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     losses = [entry["value"] for entry in entries if entry["tag"] == "flow/termination"]
-    # five episodes, which it can learn by heart
+    # four episodes, which it can learn by heart
     assert sum(losses[-4:]) / 4 < 0.7 * losses[0]
     measured = {entry["tag"]: entry["value"] for entry in entries}
-    assert {"flow/held_out_end_loss", "flow/held_out_nll"} <= measured.keys()
-    assert measured["flow/held_out_ends"] > 0.0 and measured["flow/held_out_expected_ends"] > 0.0
+    assert {"flow/held_out_termination", "flow/held_out_nll"} <= measured.keys()
+    assert measured["flow/held_out_ends"] > 0.0 and measured["flow/held_out_ends_foreseen"] > 0.0
     # the end can be trained on from there, by itself again
     again = load_world(main(alone(data, tmp_path / "world", tmp_path / "more", steps=1)))
     assert again.config.heads.termination_reads == "episode"
+
+
+def test_an_update_is_the_loss_of_its_clips_step_by_step(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but without noise. Every other clip begins with its episode."""
+    world = load_world(main(alone(data, base, tmp_path, steps=1)))
+    world.config = replace(world.config, sigma=1e-6)
+    dataset, clip = EpisodeDataset(data), 5
+    episodes = LatentEpisodes(world.codec, dataset, tmp_path)
+    config = FlowTraining(part="end", clip=clip, batch=3, action_dropout=0.0)
+    split = np.arange(4), np.arange(4, 6)
+    stage = EndStage(world, config, episodes, dataset, *split, 0, Engine())
+    drawn = [(2, 3), (0, int(dataset.lengths[0]) - 3), (3, 1)]
+    monkeypatch.setattr(stage.clips, "sample", lambda count, rng: list(drawn))
+    found = stage.update(0)["termination"].item()
+    head, total, steps = stage.head, 0.0, 0
+    for episode, start in [(2, 0), drawn[1], (3, 0)]:
+        stop = min(start + clip, int(dataset.lengths[episode]))
+        read = dataset.read(episode)
+        latents = world.codec.encode_frames(torch.from_numpy(read.frames[None, start:stop]))
+        condition = world.conditioning(torch.from_numpy(read.actions[None, start:stop]))
+        memory = head.begin(latents[:, 0])
+        for t in range(stop - start):
+            frame = latents[:, t]
+            logits, memory = head.step(memory, frame, frame, frame, condition[:, t])
+            if t:
+                ended = torch.tensor([bool(read.terminated[start + t])])
+                total, steps = total + head.loss(logits, ended).item(), steps + 1
+    assert steps == 4 + 2 + 4
+    assert found == pytest.approx(total / steps, rel=2e-3)  # latents are kept in half precision
+    assert all(p.grad is not None for p in head.parameters())
 
 
 def test_it_is_learned_with_the_whole_world_and_does_not_teach_the_flow(
@@ -84,7 +120,8 @@ def test_it_is_learned_with_the_whole_world_and_does_not_teach_the_flow(
     [
         ("past", {}, "termination_reads=episode"),
         ("episode", {"rare": 0.1}, "rare"),
-        ("episode", {"clip": 1}, "clip"),
+        ("episode", {"part": "heads", "clip": 6}, "would teach the head"),
+        ("episode", {"part": "denoiser", "clip": 6}, "would teach the head"),
         ("episode", {"accumulate": 2}, "accumulate"),
     ],
 )

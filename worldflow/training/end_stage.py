@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
 from worldflow.episode_memory import EpisodeTerminationHead
+from worldflow.errors import ConfigError
+from worldflow.termination import EPISODE
 from worldflow.training.batches import Batch, Episodes
 from worldflow.training.engine import Engine
 from worldflow.training.flow_gradients import clip_noise, some_text
@@ -18,6 +20,7 @@ from worldflow.training.logger import RunLogger
 from worldflow.training.loop import row_generators, step_generators
 from worldflow.training.losses import on_device
 from worldflow.world_model import WorldModel
+from worldflow.world_spec import WorldConfig
 
 CLIPS, AT_ONCE = 256, 32  # held-out clips, and those of them that are read together
 SHOWN = 32  # frames of clips that the flow is measured on: it takes the square of them
@@ -62,8 +65,9 @@ class EndStage:
         self.config, self.episodes, self.seed, self.engine = config, episodes, seed, engine
         self.clips = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
         held = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
-        shown = ClipSampler(dataset.lengths, held_out, min(config.clip, SHOWN), over_end=True)
-        self._validation = FlowValidation(episodes, dataset, shown, seed)
+        frames = min(config.clip, max(SHOWN, world.config.context + 1))
+        shown = ClipSampler(dataset.lengths, held_out, frames, over_end=True)
+        self._validation = FlowValidation(episodes, dataset, shown, seed, termination=False)
         # the same clips, under the same noise, each time
         rng, _ = step_generators(seed, self.name, 0)
         self._held_out = held.sample(CLIPS, rng)
@@ -91,44 +95,61 @@ class EndStage:
         shape = (config.clip, world.tokens, world.channels)
         noise, batch.known = clip_noise(generators, shape, batch.known, config.action_dropout)
         batch.text = some_text(generators, batch.text, config.text_dropout)
-        with self.engine.autocast():
-            logits, later = self._logits(world, batch, noise)
-            losses = self.head.loss(logits, batch.terminated.to(logits.device))
-        loss = (losses * later).sum() / later.sum().clamp(min=1)
-        (config.head_weight * loss).backward()
+        logits, terminated, later = self._read(world, batch, noise)
+        loss = (self.head.loss(logits, terminated) * later).sum() / later.sum().clamp(min=1)
+        loss.backward()
         return {"termination": loss.detach()}
 
     @torch.no_grad()
     def validate(self, step: int, logger: RunLogger) -> None:
-        """Log the loss on held-out clips, the ends that come there, and those expected.
+        """Log the loss on held-out clips, the ends that come there, and those foreseen.
 
         And of clips of `SHOWN` frames what `FlowValidation` measures.
         """
         world, clip = self.measured, self.config.clip
-        losses = ends = expected = frames = 0.0
+        losses = ends = foreseen = frames = 0.0
         generator = torch.Generator().manual_seed(self.seed)
         for start in range(0, CLIPS, AT_ONCE):
             batch = self.episodes.batch(self._held_out[start : start + AT_ONCE], clip)
             noise = torch.randn(batch.latents.shape, generator=generator)
-            logits, later = self._logits(world, batch, noise)
-            head, terminated = world.termination_head, batch.terminated.to(logits.device)
+            logits, terminated, later = self._read(world, batch, noise)
+            head = world.termination_head
             assert head is not None
             losses += float((head.loss(logits, terminated) * later).sum())
-            expected += float((head.probability(logits) * later).sum())
+            foreseen += float((head.probability(logits) * later).sum())
             ends += float((terminated * later).sum())
             frames += float(later.sum())
-        figures = {"end_loss": losses / frames, "ends": ends, "expected_ends": expected}
+        figures = {"termination": losses / frames, "ends": ends, "ends_foreseen": foreseen}
         logger.scalars(step, {f"held_out_{name}": value for name, value in figures.items()})
         self._validation.measure(world, step, logger)
 
-    def _logits(self, world: WorldModel, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of clips (B, T), and which of them count: of frames that have a past."""
-        head, device = world.termination_head, self.engine.ranks.device
-        batch = on_device(batch, device)
-        noisy = batch.latents + world.config.sigma * noise.to(device)
+    def _read(
+        self, world: WorldModel, batch: Batch, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of clips (B, T), true ends, and which of them count: of frames with a past."""
+        head, lengths = world.termination_head, batch.valid.sum(dim=1)
+        assert isinstance(head, EpisodeTerminationHead)
+        batch = on_device(batch, self.engine.ranks.device)
+        noisy = batch.latents + world.config.sigma * noise.to(batch.latents.device)
         with torch.no_grad():
             condition = world.conditioning(batch.actions, batch.known, batch.text)
-        assert isinstance(head, EpisodeTerminationHead)
         later = batch.valid.clone()
         later[:, 0] = False
-        return head(noisy, condition, batch.valid.sum(dim=1)), later
+        return head(noisy, condition, lengths), batch.terminated, later
+
+
+def check_end(world: WorldConfig, training: FlowTraining) -> None:
+    """Refuse at once what the stage cannot do.
+
+    Raises:
+        ConfigError: no head of the end that reads the episode, or rare frames, which are the
+            flow's.
+    """
+    if world.heads.termination is False or world.heads.termination_reads != EPISODE:
+        raise ConfigError(
+            "training.flow.part=end is for world.heads.termination_reads=episode; use part=heads"
+        )
+    if training.rare:
+        raise ConfigError(
+            "training.flow.part=end knows no rare frames: leave training.flow.rare at 0"
+        )

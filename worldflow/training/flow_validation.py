@@ -33,12 +33,19 @@ class FlowValidation:
         dataset: where they come from.
         clips: held-out clips.
         seed: of the choice of clips and of the noise.
+        termination: whether the head of the end is measured on these clips too.
     """
 
     def __init__(
-        self, episodes: Episodes, dataset: EpisodeDataset, clips: ClipSampler, seed: int
+        self,
+        episodes: Episodes,
+        dataset: EpisodeDataset,
+        clips: ClipSampler,
+        seed: int,
+        termination: bool = True,
     ) -> None:
         self._episodes, self._dataset, self._clips, self._seed = episodes, dataset, clips, seed
+        self._termination = termination
 
     @torch.no_grad()
     def measure(self, world: WorldModel, step: int, logger: RunLogger) -> None:
@@ -99,6 +106,8 @@ class FlowValidation:
         self, world: WorldModel, noisy: Tensor, past: Tensor, noise: Tensor, batch: Batch
     ) -> dict[str, float]:
         sums = DenoiserLoss(world)(noisy, past, noise, batch)
+        if not self._termination:
+            sums.pop("termination", None)
         frames, later = batch.valid.sum(), batch.valid[:, 1:].sum().clamp(min=1)
         # what is left of the noise after denoising: sigma * (prediction - noise)
         figures = {"held_out_denoiser": world.config.sigma**2 * sums.pop("denoiser") / frames}

@@ -20,6 +20,7 @@ from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError, DataError
 from worldflow.termination import EPISODE, PAST
 from worldflow.training.distributed import Ranks
+from worldflow.training.end_stage import check_end
 from worldflow.training.engine import Engine
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.flow_validation import FlowValidation
@@ -170,7 +171,8 @@ def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) 
 
     Raises:
         ConfigError: clips no longer than the window, several processes, no maps within a frame or
-            heads to train, a hazard that would be left behind, or a denoiser that looks ahead.
+            heads to train, a hazard that would be left behind, a head that remembers and would
+            learn from short clips, a denoiser that looks ahead, or what `check_end` refuses.
     """
     flow, part = world.flow, f"training.flow.part={training.part}"
     if ranks.size > 1 or training.accumulate > 1:
@@ -199,30 +201,18 @@ def check_frozen_past(world: WorldConfig, training: FlowTraining, ranks: Ranks) 
             f"{part}, but there are none: the data have neither rewards nor terminations, or "
             "world.heads leaves them out"
         )
+    remembers = heads.termination is not False and heads.termination_reads == EPISODE
+    if training.part != "within" and remembers:
+        raise ConfigError(
+            f"{part} would teach the head that reads the episode on clips of "
+            f"training.flow.clip={training.clip}: leave it out with world.heads.termination=false, "
+            "and train it afterwards with training.flow.part=end"
+        )
     if training.part == "denoiser" and world.denoiser.lookahead:
         raise ConfigError(
             f"{part} needs world.denoiser.lookahead=0: its target knows the past alone; use "
             "part=all"
         )
-
-
-def check_end(world: WorldConfig, training: FlowTraining) -> None:
-    """Refuse at once what the stage of the end alone cannot do.
-
-    Raises:
-        ConfigError: no head of the end that reads the episode, or rare frames, which are the
-            flow's.
-    """
-    if world.heads.termination is False or world.heads.termination_reads != EPISODE:
-        raise ConfigError(
-            "training.flow.part=end is for world.heads.termination_reads=episode; use part=heads"
-        )
-    if training.rare:
-        raise ConfigError(
-            "training.flow.part=end knows no rare frames: leave training.flow.rare at 0"
-        )
-    if training.clip < 2:
-        raise ConfigError("training.flow.part=end needs training.flow.clip of 2 frames or more")
 
 
 def check_untrained(part: str, fresh: list[str], earlier: str) -> None:

@@ -1,11 +1,11 @@
-"""How many ends a world's head expects of real play, beside those that come.
+"""How many ends a world's head foresees in real play, beside those that come.
 
-    python benchmarks/expected_ends.py world=takecover agents=[runs/a,runs/b] steps=60000
+    python benchmarks/foreseen_ends.py world=takecover agents=[runs/a,runs/b] steps=60000
 
 Each agent on latents plays the real game, its most probable action, and the head reads along: the
 episode so far and the action. A head that knows good play from bad expects few ends of a good
 agent's, as many as come. Ratios have 95% bootstrap intervals over episodes. Settings:
-`ExpectedEnds`.
+`ForeseenEnds`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ends.head import ends, head_of, probabilities
+from ends.head import head_of, probabilities, step_losses
 from ends.play import RealGame
 from omegaconf import MISSING
 from timing import machine, print_table, read_settings
@@ -29,7 +29,7 @@ from worldflow.evaluation.association import ratio
 
 
 @dataclass
-class ExpectedEnds:
+class ForeseenEnds:
     """Settings.
 
     Attributes:
@@ -51,7 +51,7 @@ class ExpectedEnds:
             raise ConfigError("give agents=[...], rows of 1 or more, and a step for each row")
 
 
-def measure(config: ExpectedEnds) -> list[dict[str, Any]]:
+def measure(config: ForeseenEnds) -> list[dict[str, Any]]:
     """A row of figures for each agent.
 
     Raises:
@@ -70,8 +70,7 @@ def measure(config: ExpectedEnds) -> list[dict[str, Any]]:
                 np.random.SeedSequence(config.seed),
             )
         p = probabilities(head, play).double()
-        chance = p.clamp(1e-9, 1 - 1e-9)
-        loss = -torch.where(ends(play), chance.log(), (1 - chance).log()).mean()
+        loss = step_losses(p, play).mean()
         each = torch.stack([piece.sum() for piece in p.split((play.lengths - 1).tolist())])
         found = ratio(play.ended.numpy(), each.numpy())
         assert found is not None
@@ -80,8 +79,8 @@ def measure(config: ExpectedEnds) -> list[dict[str, Any]]:
                 "agent": name,
                 "steps": play.steps,
                 "ends": int(play.ended.sum()),
-                "expected": round(float(p.sum()), 1),
-                "ends_over_expected": round(found["mean"], 3),
+                "foreseen": round(float(p.sum()), 1),
+                "ends_over_foreseen": round(found["mean"], 3),
                 "low": round(found["low"], 3),
                 "high": round(found["high"], 3),
                 "log_loss": round(float(loss), 5),
@@ -94,11 +93,11 @@ def main() -> None:
     """Read the settings, measure, report."""
     torch.set_num_threads(1)
     try:
-        config = read_settings(ExpectedEnds)
+        config = read_settings(ForeseenEnds)
         rows = measure(config)
     except WorldflowError as error:
-        sys.exit(f"benchmarks/expected_ends.py: {error}")
-    print_table(f"ends of real play, expected by {config.world}, {machine()['cpu']}", rows)
+        sys.exit(f"benchmarks/foreseen_ends.py: {error}")
+    print_table(f"ends of real play, foreseen by {config.world}, {machine()['cpu']}", rows)
 
 
 if __name__ == "__main__":
