@@ -132,8 +132,10 @@ def test_a_dream_from_nothing_has_a_memory_too() -> None:
     world = remembering()
     state, prediction = world.first_frame(2, torch.Generator().manual_seed(0))
     assert prediction.termination_probability is not None and state.episode is not None
-    state, _ = hazard(world, state, 1, 2)
-    assert state.episode is not None and state.episode.summary.abs().sum() > 0
+    after, _ = hazard(world, state, 1, 2)
+    assert after.episode is not None
+    assert torch.equal(after.episode.before, state.episode.last)
+    assert not torch.equal(after.episode.summary, state.episode.summary)
 
 
 def test_it_remembers_in_full_precision() -> None:

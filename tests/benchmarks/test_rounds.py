@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 import rounds
 import torch
-from ends.head import HeadTraining, _pieces, ends, head_of, held_out, log_loss, probabilities, teach
+from ends.head import (
+    HeadTraining,
+    _loss,
+    _pieces,
+    ends,
+    head_of,
+    held_out,
+    log_loss,
+    probabilities,
+    teach,
+)
 from ends.play import Play, RealGame
 from gymnasium import spaces
 from rounds import Rounds, Run
@@ -171,6 +181,30 @@ def test_each_step_is_in_one_piece() -> None:
             assert len(_pieces(play, clip, torch.Generator())) == len(whole)
         expected = [(e, t) for e, n in enumerate(play.lengths.tolist()) for t in range(1, n)]
         assert seen == expected
+
+
+def test_the_loss_of_pieces_is_that_of_their_steps() -> None:
+    play, _ = made_up(6, 0)
+    play = replace(play, condition=torch.randn_like(play.condition))
+    head, begins = EpisodeTerminationHead(4, 3, 2, 8), play.begins.tolist()
+    pieces = _pieces(play, 3, torch.Generator().manual_seed(1))
+    assert any(first > 0 for _, first, _ in pieces)
+    total, steps = 0.0, 0
+    with torch.no_grad():
+        found = _loss(head, play, pieces).item()
+        for episode, first, last in pieces:
+            begin = begins[episode]
+            frames = play.noisy[begin + first : begin + last + 1].float()[:, None]
+            led = play.condition[begin + first : begin + last + 1].float()[:, None]
+            led[0] = play.condition[begin].float()  # no action led to the first frame
+            memory = head.begin(frames[0])
+            for t, frame in enumerate(frames):
+                logits, memory = head.step(memory, frame, frame, frame, led[t])
+                if t:
+                    final = first + t + 1 == play.lengths[episode]
+                    ended = torch.tensor([bool(final and play.ended[episode])])
+                    total, steps = total + head.loss(logits, ended).item(), steps + 1
+    assert steps == play.steps and found == pytest.approx(total / steps, rel=1e-4)
 
 
 def test_what_is_held_out_teaches_nothing() -> None:

@@ -50,7 +50,7 @@ def alone(data: Path, base: Path, out: Path, **flow: object) -> PretrainConfig:
 
 
 def test_the_head_alone_is_trained_and_learns(data: Path, base: Path, tmp_path: Path) -> None:
-    settings = {"steps": 150, "learning_rate": 1e-2, "batch": 4, "clip": 12, "warmup": 5}
+    settings = {"steps": 300, "learning_rate": 1e-2, "batch": 4, "clip": 12, "warmup": 5}
     after = load_world(main(alone(data, base, tmp_path, **settings)))
     old, new = load_world(base).state_dict(), after.state_dict()
     changed = {n for n in old | new if n not in old or n not in new}
@@ -60,7 +60,7 @@ def test_the_head_alone_is_trained_and_learns(data: Path, base: Path, tmp_path: 
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     losses = [entry["value"] for entry in entries if entry["tag"] == "flow/termination"]
     # four episodes, which it can learn by heart
-    assert sum(losses[-4:]) / 4 < 0.7 * losses[0]
+    assert sum(losses[-4:]) / 4 < 0.3 * losses[0]
     measured = {entry["tag"]: entry["value"] for entry in entries}
     assert {"flow/held_out_termination", "flow/held_out_nll"} <= measured.keys()
     assert measured["flow/held_out_ends"] > 0.0 and measured["flow/held_out_ends_foreseen"] > 0.0

@@ -29,9 +29,9 @@ SHOWN = 32  # frames of clips that the flow is measured on: it takes the square 
 class EndStage:
     """Trains the head on clips under new noise. It needs neither the flow nor the denoiser.
 
-    Half of the clips begin with their episode, as dreams do that agents learn in; the others begin
-    within one, with an empty memory. Clips should be as long as episodes: a memory goes astray
-    after more frames than it was trained on.
+    Clips should be as long as episodes: a memory goes astray after more frames than it was trained
+    on. An episode that is no longer than a clip is seen from its beginning, as dreams are that
+    agents learn in; of longer ones every other clip begins within them, with an empty memory.
 
     Args:
         world: grown from an earlier one, with an `EpisodeTerminationHead`.
@@ -142,10 +142,15 @@ def check_end(world: WorldConfig, training: FlowTraining) -> None:
     """Refuse at once what the stage cannot do.
 
     Raises:
-        ConfigError: no head of the end that reads the episode, or rare frames, which are the
-            flow's.
+        ConfigError: no head of the end, or none that reads the episode, or rare frames, which are
+            the flow's.
     """
-    if world.heads.termination is False or world.heads.termination_reads != EPISODE:
+    if world.heads.termination is False:
+        raise ConfigError(
+            "training.flow.part=end, but the data have no terminations, or "
+            "world.heads.termination=false leaves their head out"
+        )
+    if world.heads.termination_reads != EPISODE:
         raise ConfigError(
             "training.flow.part=end is for world.heads.termination_reads=episode; use part=heads"
         )
