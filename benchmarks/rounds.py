@@ -5,9 +5,10 @@
 
 What an agent of a dream exploits first is the head that draws the ends of episodes. Here it is not
 to find the same error for long: in each round the agent learns in the dream for `dream_steps`,
-plays `real_steps` in the real game (half of the rows its most probable action, the others draw), and the
-head learns on from the play of all rounds so far. The agent itself learns in the dream alone. Of
-the world nothing else changes; its head must read the episode (`termination_reads=episode`).
+plays `real_steps` in the real game (half of the rows its most probable action, the others draw),
+and the head learns on from the play of all rounds so far. The agent itself learns in the dream
+alone. Of the world nothing else changes; its head must read the episode
+(`termination_reads=episode`).
 
 `out` has `world` (with the head of the last round), `agent` (for `worldflow evaluate-agent`) and
 `rounds/` with what each round made. The same command continues a run that was killed, from the last
