@@ -1,1 +1,1 @@
-"""Real play of a game, and a world's head of the end on it: for rounds.py and expected_ends.py."""
+"""Real play of a game, and a world's head of the end on it: for rounds.py and foreseen_ends.py."""

@@ -49,13 +49,13 @@ class Play:
         return self.lengths.cumsum(0) - self.lengths
 
     def of(self, episodes: Tensor) -> Play:
-        """Those that are numbered or marked, in order."""
-        numbers = torch.arange(len(self.lengths))[episodes].tolist()
-        begins, lengths = self.begins, self.lengths
-        frames = [torch.arange(int(begins[e]), int(begins[e] + lengths[e])) for e in numbers]
-        index = torch.cat(frames) if frames else torch.zeros(0, dtype=torch.int64)
+        """Those that are marked, (E,) bool, in order."""
+        frames = episodes.repeat_interleave(self.lengths)
         return Play(
-            self.noisy[index], self.condition[index], lengths[episodes], self.ended[episodes]
+            self.noisy[frames],
+            self.condition[frames],
+            self.lengths[episodes],
+            self.ended[episodes],
         )
 
     @staticmethod
