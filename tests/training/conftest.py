@@ -1,4 +1,4 @@
-"""A stage of a tiny world, and the way to the helpers beside the tests."""
+"""A stage of a tiny world, tiny data and a world of it, and the way to helpers beside the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from training_runs import write_dataset
+from training_runs import tiny_pretraining, write_dataset
 
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
@@ -18,8 +18,23 @@ from worldflow.data.splitting import split
 from worldflow.testing import randomize, tiny_config
 from worldflow.training.flow_stage import FlowStage, FlowTraining
 from worldflow.training.latents import LatentEpisodes
+from worldflow.training.pretrain import main
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldSpec
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three actions."""
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, ActionSpec("discrete", n=3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world that has learned from it."""
+    return main(tiny_pretraining(data, tmp_path_factory.mktemp("base")))
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import tiny_pretraining, write_dataset
+from training_runs import tiny_pretraining
 
-from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
@@ -22,18 +21,6 @@ from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.losses import DenoiserLoss, FlowLoss
 from worldflow.training.pretrain import PretrainConfig, main
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, ActionSpec("discrete", n=3))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return main(tiny_pretraining(data, tmp_path_factory.mktemp("base")))
 
 
 def remembering(config: PretrainConfig, reads: str = "episode", **flow: object) -> PretrainConfig:

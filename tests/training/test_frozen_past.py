@@ -29,18 +29,6 @@ from worldflow.training.within_stage import WithinStage
 from worldflow.world_model import WorldModel
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, ActionSpec("discrete", n=3))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return main(tiny_pretraining(data, tmp_path_factory.mktemp("base")))
-
-
 def part(
     name: str, data: Path, base: Path, out: Path, outcomes: int = 1, **flow: object
 ) -> PretrainConfig:
