@@ -1,6 +1,6 @@
 """Which statistics of a frame find what: AUROC of single frames and of windows, by kind of change.
 
-    python benchmarks/novelty_statistics.py world=takecover data=runs/takecover other=runs/catch
+    python benchmarks/novelty_statistics.py world=takecover data=runs/data/a other=runs/demo/data
 
 One clip of each held-out episode that is long enough. Half of the episodes give the tables, the
 other half is told from the same clips changed. All frames of a clip are changed, so also those that
