@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from worldflow.agents.algorithms import FLAT
 from worldflow.agents.cell_scores import Scoring, score
 from worldflow.agents.checkpoints import last_checkpoint
 from worldflow.agents.dream_grid import Cell, DreamGridConfig, cell_folder, training_of
+from worldflow.agents.dreams import DreamConfig
 from worldflow.agents.evaluate import check_fit, check_world
 from worldflow.agents.evaluation_config import PLACES
 from worldflow.agents.locks import LOCK, held
@@ -26,8 +26,11 @@ from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.data.metadata import write_atomically
 from worldflow.envs.spaces import observation_space
 from worldflow.errors import ConfigError
+from worldflow.saved_config import differences
 
 SCORES = "scores.json"
+# of settings that cells of before do not name, as there were none
+DEFAULTS = {"dream": asdict(DreamConfig()), "training": asdict(AgentCard())}
 
 
 def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
@@ -41,12 +44,11 @@ def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(path.read_text())
     wanted = settings_of(config, cell, training_of(config, cell))
-    for name in wanted:
-        if found["settings"].get(name) != wanted[name]:
-            raise ConfigError(
-                f"{path} was made with {name}={found['settings'].get(name)}, not {wanted[name]}: "
-                "use the same settings, delete the cell's folder, or choose another out="
-            )
+    for name, (old, new) in differences(found["settings"], wanted, DEFAULTS).items():
+        raise ConfigError(
+            f"{path} was made with {name}={old}, not {new}: use the same settings, delete the "
+            "cell's folder, or choose another out="
+        )
     return found
 
 
@@ -68,9 +70,8 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
     if cell.kind == "random" or cell.agent is not None:
         dream = training.world
         settings["world"] = card.world_sha256
-        settings["dream"] = {"horizon": dream.horizon, "temperature": dream.temperature}
-        if dream.prompt is not None:
-            settings["dream"] |= {"prompt": dream.prompt, "guidance": dream.guidance}
+        names = ("horizon", "temperature", "prompt", "guidance")  # what their scores depend on
+        settings["dream"] = {name: getattr(dream, name) for name in names}
         if cell.agent is not None:
             folder = Path(cell.agent)
             if not (folder / WEIGHTS).is_file():
@@ -81,14 +82,9 @@ def settings_of(config: DreamGridConfig, cell: Cell, training: TrainAgentConfig)
         settings["training"] = {"total_steps": training.total_steps, "real": training.real}
         settings["training"] |= asdict(card)
         del settings["training"]["world"]["path"]  # it may be moved; its digest stays
-        del settings["training"]["latents_sha256"]  # cells of before do not say
-        if training.world.prompt is None:  # nor these
-            del settings["training"]["world"]["prompt"], settings["training"]["world"]["guidance"]
-        if not training.world.expected_ends:
-            del settings["training"]["world"]["expected_ends"]
-        if training.agent.latent_network == FLAT:
-            del settings["training"]["agent"]["latent_network"]
-    return dict(json.loads(json.dumps(settings)))
+        # cells of before lack it, and world_sha256 says more
+        del settings["training"]["latents_sha256"]
+    return settings
 
 
 def run_cell(config: DreamGridConfig, cell: Cell) -> bool:
@@ -138,17 +134,13 @@ def _train_and_score(
     config: DreamGridConfig, cell: Cell, training: TrainAgentConfig
 ) -> dict[str, Any]:
     """Steps of the training, and scores of the last weights and of the best ones."""
-    # agents are judged in the dream as the world has it
-    dream = replace(
-        training.world, novelty_window=1, max_novelty=None, pessimism=0.0, expected_ends=0.0
-    )
     if cell.kind == "random":
-        places = Places.of(dream, None, False, training.world_device)
+        places = Places.of(training.world, None, False, training.world_device)
         return {"scores": {"last": score(places, training.agent, None, _scoring(config))}}
     folder = train_agent(training) if cell.agent is None else Path(cell.agent)
     card = AgentCard.load(folder)
     check_world(card, str(folder), config.world)
-    places = Places.of(dream, None, False, training.world_device)
+    places = Places.of(training.world, None, False, training.world_device)
 
     def judge(weights: Path) -> dict[str, Any]:
         model = load_weights(card.agent.algorithm, weights, device=training.device)

@@ -70,9 +70,10 @@ class DreamGridConfig:
     report_only: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "episodes", "num_envs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        least = {"seeds": 1, "episodes": 1, "num_envs": 1, "episode_seed": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {minimum}")
         for name, allowed in (("pessimism", self.pessimism), ("max_novelty", self.max_novelty)):
             if not allowed > 0.0:
                 raise ConfigError(f"{name}={allowed} must be positive")

@@ -66,7 +66,7 @@ class Loop:
         self.config, self.folder = config, Path(config.out)
         with contextlib.closing(make_source(config.source)) as env:
             check_actions(config.agent.algorithm, env.action_spec)
-        self.state = LoopState.open(self.folder, config.settings())
+        self.state = LoopState.open(self.folder, config)
         self._stages = {
             "explore": self._explore,
             "collect": self._collect,
@@ -89,7 +89,7 @@ class Loop:
                     "another out="
                 )
             # again, since another process may have gone on with it until now
-            self.state = LoopState.open(self.folder, self.config.settings())
+            self.state = LoopState.open(self.folder, self.config)
             self.state.save(self.folder)
             while not self.finished:
                 self.run_stage()
@@ -255,7 +255,7 @@ class Loop:
 def main(config: TrainLoopConfig) -> None:
     """The command `worldflow train-loop`."""
     folder = train_loop(config)
-    state = LoopState.open(folder, config.settings())
+    state = LoopState.open(folder, config)
     assert state.agent is not None
     print(
         f"the budget of {config.real_steps} real steps is spent; open {folder / PAGE}; next: "

@@ -14,7 +14,7 @@ from worldflow.config import flatten
 from worldflow.envs.policies import PolicyConfig
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
-from worldflow.termination import FRAME
+from worldflow.termination import EPISODE
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_spec import WorldConfig
@@ -131,6 +131,7 @@ class DreamSettings:
             self.temperature,
             novelty_window=self.novelty_window,
             bonus=bonus,
+            expected_ends=self.expected_ends,
         )
 
 
@@ -254,6 +255,19 @@ class TrainLoopConfig:
                 f"agent.observation={self.agent.observation}: the agent is judged and collects on "
                 "real frames, which a loop shows to agents on frames only: use frames"
             )
+        if self.training.flow.part != "all":
+            raise ConfigError(
+                f"training.flow.part={self.training.flow.part}: a loop trains whole worlds; use all"
+            )
+        if self.world.heads.termination_reads == EPISODE:
+            raise ConfigError(
+                "world.heads.termination_reads=episode is for a head that is trained by itself, on "
+                "whole episodes (training.flow.part=end); in a loop use frame or past"
+            )
+        if self.world.denoiser.lookahead:
+            raise ConfigError(
+                "world.denoiser.lookahead=1 cannot dream step by step, as agents need; use 0"
+            )
         if False in (self.world.heads.reward, self.world.heads.termination):
             raise ConfigError(
                 "world.heads.reward and world.heads.termination must not be false: an agent learns "
@@ -264,9 +278,4 @@ class TrainLoopConfig:
         """What the results depend on, flat and JSON-able."""
         agent = replace(self.agent, hyperparameters=self.agent.settings)
         flat = flatten(asdict(replace(self, agent=agent)))
-        if self.world.heads.termination_reads == FRAME:  # loops of before do not say
-            del flat["world.heads.termination_reads"]
-        del flat["agent.latent_network"]  # nor this; agents here see frames
-        if not self.dream.expected_ends:  # nor this
-            del flat["dream.expected_ends"]
         return {name: value for name, value in flat.items() if name not in OPEN}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worldflow.agents.loop_config import TrainLoopConfig
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, DataError
+from worldflow.saved_config import differences
 
 STATE = "loop.json"
 VERSION = 1
@@ -59,14 +60,14 @@ class LoopState:
     explorer: str | None = None
 
     @classmethod
-    def open(cls, folder: Path, settings: Mapping[str, Any]) -> LoopState:
+    def open(cls, folder: Path, config: TrainLoopConfig) -> LoopState:
         """The state of the loop in a folder; that of a new one where there is none.
 
         Raises:
             ConfigError: it was begun with other settings.
             DataError: its file is damaged.
         """
-        wanted: dict[str, Any] = json.loads(json.dumps(settings))
+        wanted: dict[str, Any] = json.loads(json.dumps(config.settings()))
         path = folder / STATE
         if not path.exists():
             return cls(wanted)
@@ -79,13 +80,12 @@ class LoopState:
             raise DataError(f"{path} is damaged ({error}): begin anew in another out=") from error
         if version != VERSION or state.stage not in STAGES:
             raise DataError(f"{path} is of another worldflow: begin anew in another out=")
-        for name in sorted(state.settings | wanted):
-            old, new = state.settings.get(name), wanted.get(name)
-            if old != new:
-                raise ConfigError(
-                    f"{folder} was begun with {name}={old}, not {new}: continue it with the same "
-                    "settings, or begin anew in another out="
-                )
+        defaults = TrainLoopConfig(config.source).settings()
+        for name, (old, new) in differences(state.settings, wanted, defaults).items():
+            raise ConfigError(
+                f"{folder} was begun with {name}={old}, not {new}: continue it with the same "
+                "settings, or begin anew in another out="
+            )
         return state
 
     def save(self, folder: Path) -> None:

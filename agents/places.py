@@ -99,8 +99,7 @@ class Places:
                 not calibrated for the window of novelty, guidance without a prompt, or processes
                 are asked for in a dream.
             DataError: a prompt for a world that learned from no captions.
-            WorldFormatError: the world is not calibrated for novelty, or was before novelty had
-                p-values and windows.
+            WorldFormatError: the world is not calibrated for novelty.
         """
         check_actions(agent.algorithm, self.actions)
         if self.learns_in_reality:
@@ -115,15 +114,10 @@ class Places:
                 "real=true or source=..."
             )
         assert self.world is not None
-        dream, windows = self.dream, [1]
-        if dream.uses_novelty:  # older calibrations measure another novelty
-            windows = sorted(self.world.calibration.require("dreamed").windows)
-        if dream.novelty_window not in windows:
-            raise ConfigError(
-                f"world.novelty_window={dream.novelty_window}: this world is calibrated for "
-                f"windows of {windows} frames; choose one of them, or recalibrate it on longer "
-                "episodes (worldflow calibrate)"
-            )
+        dream = self.dream
+        if dream.uses_novelty:
+            measure = self.world.calibration.require("dreamed")
+            measure.require_window(dream.novelty_window, "world.novelty_window")
         imagination = Imagination(
             self.world,
             agent.num_envs,

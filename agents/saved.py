@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import safe_open
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 from yaml import YAMLError
 
 from worldflow.agents.algorithms import LOADABLE, AgentConfig
@@ -168,15 +167,13 @@ def save_weights(model: BaseAlgorithm, path: Path) -> None:
     temporary.replace(path)
 
 
-def load_weights(
-    algorithm: str, path: Path, venv: VecEnv | None = None, device: str = "auto"
-) -> BaseAlgorithm:
-    """The agent in a zip file, on `venv` if it is to learn on.
+def load_weights(algorithm: str, path: Path, device: str = "auto") -> BaseAlgorithm:
+    """The agent in a zip file.
 
     The file is Stable-Baselines3's own and holds pickled Python objects: load no stranger's agent.
 
     Raises:
-        ConfigError: the file is missing or does not fit `venv`.
+        ConfigError: the file is missing or is of another algorithm.
     """
     if not path.is_file():
         raise ConfigError(
@@ -184,7 +181,7 @@ def load_weights(
             "the same worldflow train-agent command continues an unfinished one"
         )
     try:
-        return LOADABLE[algorithm].load(path, env=venv, device=device)
+        return LOADABLE[algorithm].load(path, device=device)
     except (ValueError, AttributeError) as error:  # the latter: it is of another algorithm
         raise ConfigError(f"{path} does not fit {algorithm}: {error}") from error
 

@@ -29,12 +29,13 @@ from worldflow.agents.initial import start_from
 from worldflow.agents.places import Places
 from worldflow.agents.saved import WEIGHTS, AgentCard, save_weights
 from worldflow.agents.seeds import training_seed
-from worldflow.config import flatten
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
+from worldflow.saved_config import differences
 
-# What may differ when a training goes on: how far it came, and when it shall end.
-OPEN = ("steps", "kept_steps", "evaluation.stop.")
+# What may differ when a training goes on: how far it came, when it shall end, and a digest that
+# cards of before lack (world_sha256 says more).
+OPEN = ("steps", "kept_steps", "evaluation.stop.", "latents_sha256")
 
 
 @dataclass
@@ -202,15 +203,13 @@ def _checkpoint(config: TrainAgentConfig, out: Path, card: AgentCard) -> Path | 
         raise ConfigError(
             f"{out} holds an agent without checkpoints to continue from: choose another out="
         )
-    saved, wanted = flatten(asdict(AgentCard.load(out))), flatten(asdict(card))
-    del saved["latents_sha256"], wanted["latents_sha256"]  # of before; world_sha256 says more
-    for name in saved | wanted:
-        if name.startswith(OPEN) or saved.get(name) == wanted.get(name):
-            continue
-        raise ConfigError(
-            f"{out} was begun with {name}={saved.get(name)}, not {wanted.get(name)}: continue it "
-            "with the same settings, or begin anew in another out="
-        )
+    saved = asdict(AgentCard.load(out))  # what it does not name has its default
+    for name, (old, new) in differences(saved, asdict(card), {}).items():
+        if not name.startswith(OPEN):
+            raise ConfigError(
+                f"{out} was begun with {name}={old}, not {new}: continue it with the same "
+                "settings, or begin anew in another out="
+            )
     return found
 
 

@@ -23,6 +23,7 @@ from timing import machine, note, read_settings, write_figures
 from worldflow.agents.dream_cells import read_scores, run_cell
 from worldflow.agents.dream_grid import DreamGridConfig, chosen, grid
 from worldflow.agents.dream_table import BEST, LAST, comparisons, markdown, table_rows
+from worldflow.agents.locks import LOCK, held
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, WorldflowError
 
@@ -71,7 +72,9 @@ def main() -> None:
         config = read_settings(DreamGridConfig)
         if not config.report_only:
             work(config)
-        report(config)
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        with held(Path(config.out) / LOCK, wait=True):  # other processes may share the grid
+            report(config)
     except WorldflowError as error:
         sys.exit(f"benchmarks/dream_table.py: {error}")
 

@@ -30,7 +30,7 @@ import torch
 from ends.head import HeadTraining, head_of, log_loss, probabilities, teach
 from ends.play import Choose, Play, RealGame
 from omegaconf import MISSING
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from stable_baselines3.common.base_class import BaseAlgorithm
 from timing import machine, note, print_table, read_settings
 
@@ -46,6 +46,7 @@ from worldflow.config import load_config
 from worldflow.data.metadata import write_atomically
 from worldflow.envs.policies import draw_action
 from worldflow.errors import ConfigError, WorldflowError
+from worldflow.saved_config import differences
 from worldflow.storage import load_world, save_world
 
 DREAM, REAL, HEAD = 0, 1, 2  # roles, for seeds
@@ -106,7 +107,7 @@ class Run:
         config: its settings.
 
     Raises:
-        ConfigError: they do not fit, or the folder holds rounds of others.
+        ConfigError: they do not fit.
     """
 
     def __init__(self, config: Rounds) -> None:
@@ -122,17 +123,18 @@ class Run:
         self.world = self.places.world
         self.head = head_of(self.world, config.world)
         self.plays: list[Play] = []
-        self._check_settings()
 
     def run(self) -> list[dict[str, Any]]:
         """Do what is left; a row of figures for each round.
 
         Raises:
-            ConfigError: another process is at it.
+            ConfigError: another process is at it, or the folder holds rounds of other settings.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder / LOCK) as mine:
             if not mine:
                 raise ConfigError(f"another process makes rounds in {self.folder}: wait for it")
+            self._check_settings()
             return self._run()
 
     def _run(self) -> list[dict[str, Any]]:
@@ -176,7 +178,7 @@ class Run:
         }
         play.save(folder / "play.pt")
         weights = {name: value.contiguous() for name, value in self.head.state_dict().items()}
-        save_file(weights, folder / "head.safetensors")
+        write_atomically(folder / "head.safetensors", save(weights))
         write_atomically(folder / DONE, (json.dumps(row) + "\n").encode())
         return row
 
@@ -235,17 +237,17 @@ class Run:
     def _check_settings(self) -> None:
         """Refuse a folder of other rounds; where it and its world lie is no matter."""
         path, wanted = self.folder / "settings.json", asdict(self.config)
-        del wanted["out"]
+        del wanted["out"], wanted["train"]
+        wanted |= {"agent": asdict(self.training.agent), "dream": asdict(self.training.world)}
+        del wanted["dream"]["path"]
         wanted["world"] = world_digest(self.config.world)
         if path.exists():
-            found = json.loads(path.read_text())
-            if found != wanted:
-                names = [k for k in wanted if found.get(k) != wanted[k]]
+            changed = differences(json.loads(path.read_text()), wanted, {})
+            if changed:
                 raise ConfigError(
-                    f"out={self.folder} was begun with other {', '.join(names)}: use the same, or "
-                    "another out="
+                    f"out={self.folder} was begun with other {', '.join(changed)}: use the same, "
+                    "or another out="
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(wanted).encode())
 
 

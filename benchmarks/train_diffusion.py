@@ -86,7 +86,7 @@ def main() -> None:
         "data": dataset.fingerprint(),
     }
     setup = {"device": "cuda" if gpu else "cpu", "threads": torch.get_num_threads()}
-    progress = start_or_continue(folder, fixed, setup, STAGE)
+    progress = start_or_continue(folder, fixed, {}, setup, STAGE)
     note(f"{world.parameter_count / 1e6:.2f} million parameters; update {progress.step} ...")
     progress = train(
         world,

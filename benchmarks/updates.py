@@ -29,6 +29,7 @@ class MarkedStage:
 
     def __init__(self, stage: Stage, marks: Sequence[nn.Module], updates: int) -> None:
         self._stage, self.name = stage, stage.name
+        self.measured, self.engine = stage.measured, stage.engine
         # the loop validates and saves after the last update, which is not timed
         self.config: StageConfig = replace(stage.config, steps=updates, validate_every=updates)
         self.times: list[list[float]] = []

@@ -1,8 +1,9 @@
-"""The configuration of a run on disk, from which `resume=` continues it."""
+"""The configuration of a run on disk: `resume=` continues it, and what differs from another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from worldflow.config import merge_schema, set_values, sort_overrides, to_config
+from worldflow.config import flatten, merge_schema, set_values, sort_overrides, to_config
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError
 
@@ -24,6 +25,23 @@ def save_config(config: Any, folder: Path) -> None:
     """Write a run's configuration into its folder, atomically."""
     text = OmegaConf.to_yaml(OmegaConf.structured(config))
     write_atomically(folder / CONFIG, text.encode())
+
+
+def differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """In which settings two runs differ: (saved, wanted) by dotted name, in its order.
+
+    A setting that one of them does not name, as worldflow had none when it began, had its default.
+
+    Args:
+        saved: of the run on disk, nested, JSON-able.
+        wanted: of the one that shall go on, likewise.
+        defaults: of all settings that have one, likewise.
+    """
+    old, new, usual = (flatten(json.loads(json.dumps(each))) for each in (saved, wanted, defaults))
+    pairs = {n: (old.get(n, usual.get(n)), new.get(n, usual.get(n))) for n in sorted(old | new)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def resumed_folder(overrides: Sequence[str]) -> Path | None:

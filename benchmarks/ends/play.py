@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldflow.agents.reality import real_envs
+from worldflow.data.metadata import write_atomically
 from worldflow.envs.collect import environment_seed
 from worldflow.envs.policies import FrameStack
 from worldflow.randomness import generator_of
@@ -66,9 +68,9 @@ class Play:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        temporary = path.with_name(path.name + ".partial")
-        torch.save(vars(self), temporary)
-        temporary.replace(path)
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Play:

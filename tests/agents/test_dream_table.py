@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from worldflow.agents import dream_cells
 from worldflow.agents.dream_cells import read_scores, run_cell, settings_of
 from worldflow.agents.dream_grid import (
-    Cell,
     DreamGridConfig,
     cell_folder,
     chosen,
@@ -208,10 +208,13 @@ def test_a_cell_is_trained_once_and_resumes(
     for weights_of in ("last", "best"):
         for place in ("dream", "real"):
             scores = found["scores"][weights_of][place]
-            assert len(scores["returns"]) == 3 and scores["action_entropy"] >= 0.0
-    with pytest.raises(ConfigError, match="made with scoring="):
+            taken = np.array([share for share in scores["action_frequencies"] if share])
+            assert len(scores["returns"]) == 3 and taken.sum() == pytest.approx(1.0)
+            entropy = -(taken * np.log(taken)).sum()
+            assert scores["action_entropy"] == pytest.approx(entropy, abs=1e-9)
+    with pytest.raises(ConfigError, match=r"made with scoring\.episodes="):
         read_scores(replace(config, episodes=4), cell)
-    with pytest.raises(ConfigError, match="made with training="):
+    with pytest.raises(ConfigError, match=r"made with training\.world\.max_novelty="):
         read_scores(replace(config, max_novelty=2.0), cell)
 
 
@@ -228,11 +231,11 @@ def test_given_agents_and_random_play_are_scored(
     assert [row["learned_in"] for row in rows] == ["random play", "the real game"]
     assert rows[1]["steps"] == 32 and rows[0]["entropy"] is None
     for cell in cells:  # both are scored in dreams of the grid's own temperature
-        with pytest.raises(ConfigError, match="made with dream="):
+        with pytest.raises(ConfigError, match=r"made with dream\.temperature="):
             changed = replace(given, dream_temperature=2.0)
             read_scores(changed, next(c for c in grid(changed) if c.name == cell.name))
     longer = replace(given, train=[*TRAIN, "world.horizon=6"])
-    with pytest.raises(ConfigError, match="made with dream="):
+    with pytest.raises(ConfigError, match=r"made with dream\.horizon="):
         read_scores(longer, cells[0])
     empty = replace(given, real_agents=[str(folder.parent)], out=given.out + "2")
     with pytest.raises(ConfigError, match="holds no finished agent"):
@@ -298,30 +301,36 @@ def test_two_processes_share_a_grid(config: DreamGridConfig, tmp_path: Path) -> 
     assert all(finished)
 
 
-def test_cells_of_before_there_were_prompts_stay_what_they_are(config: DreamGridConfig) -> None:
-    led = replace(config, train=[*config.train, "world.prompt=the ball, left", "world.guidance=2"])
-    random, dream = grid(config)[:2]
-    for cell in (random, dream):
-
-        def said(config: DreamGridConfig, cell: Cell = cell) -> dict[str, Any]:
-            found = settings_of(config, cell, training_of(config, cell))
-            return found["dream"] if cell.kind == "random" else found["training"]["world"]
-
-        assert not {"prompt", "guidance"} & said(config).keys()
-        assert (said(led)["prompt"], said(led)["guidance"]) == ("the ball, left", 2.0)
+def forget(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Nested settings without some, wherever they stand."""
+    kept = {name: value for name, value in settings.items() if name not in names}
+    return {n: forget(v, names) if isinstance(v, dict) else v for n, v in kept.items()}
 
 
-def test_cells_of_before_there_were_expected_ends_stay_what_they_are(
-    config: DreamGridConfig,
+@pytest.mark.parametrize("kind", ["random", "dream"])
+def test_cells_of_before_there_was_a_choice_stay_what_they_are(
+    config: DreamGridConfig, kind: str
 ) -> None:
-    words = ["world.expected_ends=2", "agent.observation=latents", "agent.latent_network=shared"]
-    other = replace(config, train=[*config.train, *words])
-    dream = grid(config)[1]
-    before, after = (
-        settings_of(c, dream, training_of(c, dream))["training"] for c in (config, other)
-    )
-    assert "expected_ends" not in before["world"] and "latent_network" not in before["agent"]
-    assert after["world"]["expected_ends"] == 2.0
-    assert after["agent"]["latent_network"] == "shared"
-    real = next(cell for cell in grid(config) if cell.kind == "real")
-    assert training_of(other, real).world.expected_ends == 0.0  # a game does not say them
+    cell = next(cell for cell in grid(config) if cell.kind == kind)
+    assert run_cell(config, cell)
+    path = cell_folder(config, cell) / "scores.json"
+    result = json.loads(path.read_text())
+    later = {"prompt", "guidance", "expected_ends", "latent_network"}
+    result["settings"] = forget(result["settings"], later)
+    path.write_text(json.dumps(result))
+    assert read_scores(config, cell) == result
+    others = {"prompt": ["world.prompt=the ball"], "guidance": ["world.guidance=2"]}
+    if kind == "dream":  # play by chance depends on neither
+        others["expected_ends"] = ["world.expected_ends=7"]
+        others["latent_network"] = ["agent.observation=latents", "agent.latent_network=shared"]
+    for name, words in others.items():
+        with pytest.raises(ConfigError, match=rf"was made with \S*{name}="):
+            read_scores(replace(config, train=[*config.train, *words]), cell)
+
+
+def test_a_game_says_no_probabilities_of_ends(config: DreamGridConfig) -> None:
+    other = replace(config, train=[*config.train, "world.expected_ends=2"])
+    real = next(cell for cell in grid(other) if cell.kind == "real")
+    dream = next(cell for cell in grid(other) if cell.kind == "dream")
+    assert training_of(other, real).world.expected_ends == 0.0
+    assert training_of(other, dream).world.expected_ends == 2.0

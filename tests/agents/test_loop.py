@@ -123,7 +123,7 @@ EXPLORING = ["real_steps=130", "explorer.bonus=0.5"]
 def test_rounds_and_budget(whole: Path) -> None:
     dataset, told = EpisodeDataset(whole / "data"), state(whole)
     done = [entry for entry in told["rounds"] if entry["steps"]]
-    assert [entry["steps"] >= least for entry, least in zip(done, (100, 1), strict=True)]
+    assert all(entry["steps"] >= least for entry, least in zip(done, (100, 1), strict=True))
     assert sum(entry["steps"] for entry in done) == dataset.steps
     assert sum(entry["episodes"] for entry in done) == len(dataset)
     # the budget is reached by the last episode, and not before it
@@ -242,6 +242,13 @@ def test_a_finished_loop_does_nothing_and_a_larger_budget_goes_on(
     assert not (out / "rounds" / "000").exists() and (out / "rounds" / "001").exists()
     with pytest.raises(ConfigError, match=r"begun with agent_steps=16, not 17"):
         train_loop(replace(config, agent_steps=17))
+    begun = json.loads((out / STATE).read_text())  # as before there was a choice
+    for name in ("dream.expected_ends", "agent.latent_network", "world.heads.termination_reads"):
+        del begun["settings"][name]
+    (out / STATE).write_text(json.dumps(begun))
+    train_loop(config)
+    with pytest.raises(ConfigError, match=r"begun with dream\.expected_ends=0\.0, not 1\.0"):
+        train_loop(replace(config, dream=replace(config.dream, expected_ends=1.0)))
     (out / STATE).write_text("{}")
     with pytest.raises(DataError, match=r"loop\.json is damaged"):
         train_loop(config)
@@ -262,6 +269,9 @@ def test_a_finished_loop_does_nothing_and_a_larger_budget_goes_on(
         (["keep_rounds=0"], "keep_rounds is 0"),
         (["training.codec_mode=joint"], "use two-stage"),
         (["agent.observation=latents"], "use frames"),
+        (["training.flow.part=heads"], "whole worlds; use all"),
+        (["world.heads.termination_reads=episode"], "use frame or past"),
+        (["world.denoiser.lookahead=1"], "step by step"),
         (["world.heads.reward=false"], "must not be false"),
         (["nonsense=1"], "unknown key"),
     ],

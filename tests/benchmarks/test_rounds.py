@@ -272,13 +272,16 @@ def test_a_killed_run_continues_to_the_same_bits(
     assert report == json.loads(json.dumps(whole[2]))
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(tmp_path, "out")
+    monkeypatch.setattr(Run, "_run", lambda run: [])
     with pytest.raises(ConfigError, match="the agent must see latents"):
         Run(replace(config, train=["agent=ppo"]))
-    Run(config)
+    assert Run(config).run() == Run(config).run() == []
     with pytest.raises(ConfigError, match="was begun with other real_steps"):
-        Run(replace(config, real_steps=30))
+        Run(replace(config, real_steps=30)).run()
+    with pytest.raises(ConfigError, match=r"was begun with other agent\.frame_stack"):
+        Run(replace(config, train=[*config.train, "agent.frame_stack=3"])).run()
     with pytest.raises(ConfigError, match="does not read the end of an episode from all of it"):
         head_of(tiny_world(), "tiny")
     with pytest.raises(ConfigError, match="one at least in each real env"):

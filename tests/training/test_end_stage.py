@@ -88,10 +88,34 @@ def test_an_update_is_the_loss_of_its_clips_step_by_step(
     assert all(p.grad is not None for p in head.parameters())
 
 
+def test_a_killed_run_goes_on_to_the_same_bits(
+    data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = alone(data, base, tmp_path / "whole", steps=6, clip=12)
+    config = replace(config, training=replace(config.training, ema=0.9, checkpoint_every=2))
+    whole = (main(config) / "world.safetensors").read_bytes()
+    update, killed = EndStage.update, replace(config, out=str(tmp_path / "killed"))
+
+    def until_fourth(stage: EndStage, step: int) -> dict[str, torch.Tensor]:
+        if step == 4:
+            raise KeyboardInterrupt
+        return update(stage, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EndStage, "update", until_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            main(killed)
+    assert (main(killed) / "world.safetensors").read_bytes() == whole
+
+
 def test_it_is_learned_with_the_whole_world_and_does_not_teach_the_flow(
     data: Path, tmp_path: Path
 ) -> None:
-    world = load_world(main(remembering(tiny_pretraining(data, tmp_path))))
+    longest = int(EpisodeDataset(data).lengths.max())
+    config = remembering(tiny_pretraining(data, tmp_path), clip=longest)
+    with pytest.raises(ConfigError, match="needs clips as long as episodes"):
+        main(remembering(tiny_pretraining(data, tmp_path / "short"), clip=2, part="all"))
+    world = load_world(main(config))
     batch = LatentEpisodes(world.codec, EpisodeDataset(data), tmp_path).batch([(0, 0)], 6)
     world.requires_grad_(True)
     _, past = FlowLoss(world)(batch.latents, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from worldflow.actions import ActionSpec
 from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.saved_config import restore_config
+from worldflow.saved_config import differences, restore_config
 from worldflow.storage import load_world
 from worldflow.training import pretrain
+from worldflow.training import resume as resuming
+from worldflow.training.checkpoint import Progress, read_progress
 from worldflow.training.flow_stage import FlowStage
 from worldflow.training.pretrain import PretrainConfig, main
 
@@ -157,6 +160,41 @@ def test_what_contradicts_the_run_is_said_and_changes_nothing(
     with pytest.raises(ConfigError, match=r"training\.seed was 0 and is 1"):
         resume(f"resume={tmp_path / 'run'}", "training.seed=1")
     assert (tmp_path / "run/config.yaml").read_bytes() == saved
+
+
+def test_a_setting_that_a_run_of_before_does_not_name_had_its_default(
+    config: PretrainConfig,
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(config, step=3)
+
+    def of_before(path: Path) -> Progress:
+        progress = read_progress(path)
+        settings = json.loads(progress.fingerprint)
+        del settings["world"]["heads"]["termination_reads"], settings["data"]["growing"]
+        del settings["training"]["flow"]["part"], settings["training"]["flow"]["rare"]
+        return replace(progress, fingerprint=json.dumps(settings))
+
+    monkeypatch.setattr(resuming, "read_progress", of_before)
+    message = r"world\.heads\.termination_reads was frame and is past"
+    with pytest.raises(ConfigError, match=message):
+        resume(f"resume={tmp_path / 'run'}", "world.heads.termination_reads=past")
+    folder = resume(f"resume={tmp_path / 'run'}")
+    torch.testing.assert_close(weights(folder), expected, atol=0, rtol=0)
+
+
+def test_differences_are_by_name_and_what_is_not_named_has_its_default() -> None:
+    saved = {"flow": {"depth": 2, "shape": (1, 2)}, "gone": 1, "same": None}
+    wanted = {"flow": {"depth": 3, "shape": [1, 2], "part": "all", "rare": 0.5}, "same": None}
+    defaults = {"flow": {"depth": 9, "part": "all", "rare": 0.0}, "unheard": 4}
+    assert differences(saved, wanted, defaults) == {
+        "flow.depth": (2, 3),
+        "flow.rare": (0.0, 0.5),
+        "gone": (1, None),
+    }
+    assert not differences(wanted, {"flow": {**wanted["flow"], "rare": 0.5}}, {"same": None})
 
 
 def test_what_the_result_does_not_depend_on_may_change(

@@ -18,6 +18,8 @@ from worldflow.data.metadata import write_atomically
 from worldflow.errors import DataError
 from worldflow.training.distributed import whole
 
+CHECKPOINT = "checkpoint.safetensors"  # in the folder of a run
+
 
 @dataclass(frozen=True)
 class Progress:

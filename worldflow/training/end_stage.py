@@ -19,14 +19,15 @@ from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import row_generators, step_generators
 from worldflow.training.losses import on_device
+from worldflow.training.part_stage import PartStage
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig
 
-CLIPS, AT_ONCE = 256, 32  # held-out clips, and those of them that are read together
+MEASURED, AT_ONCE = 256, 32  # held-out episodes at most, and those that are read together
 SHOWN = 32  # frames of clips that the flow is measured on: it takes the square of them
 
 
-class EndStage:
+class EndStage(PartStage):
     """Trains the head on clips under new noise. It needs neither the flow nor the denoiser.
 
     Clips should be as long as episodes: a memory goes astray after more frames than it was trained
@@ -34,7 +35,7 @@ class EndStage:
     agents learn in; of longer ones every other clip begins within them, with an empty memory.
 
     Args:
-        world: grown from an earlier one, with an `EpisodeTerminationHead`.
+        world: with an `EpisodeTerminationHead`; see `PartStage`, and so the next seven.
         config: how.
         episodes: encoded by the codec.
         dataset: where they come from.
@@ -42,12 +43,7 @@ class EndStage:
         held_out: indices of the episodes to measure on.
         seed: of all random choices.
         engine: computes the updates.
-
-    Attributes:
-        measured: what is measured and saved, see `Engine.measured`.
     """
-
-    name = "flow"
 
     def __init__(
         self,
@@ -61,20 +57,15 @@ class EndStage:
         engine: Engine,
     ) -> None:
         assert isinstance(world.termination_head, EpisodeTerminationHead)
-        self.world, self.head = world, world.termination_head
-        self.config, self.episodes, self.seed, self.engine = config, episodes, seed, engine
-        self.clips = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
-        held = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
+        self.head = world.termination_head
+        super().__init__(world, config, episodes, dataset, train, seed, engine)
         frames = min(config.clip, max(SHOWN, world.config.context + 1))
         shown = ClipSampler(dataset.lengths, held_out, frames, over_end=True)
         self._validation = FlowValidation(episodes, dataset, shown, seed, termination=False)
-        # the same clips, under the same noise, each time
+        # the same episodes from their beginnings, under the same noise, each time
         rng, _ = step_generators(seed, self.name, 0)
-        self._held_out = held.sample(CLIPS, rng)
-        self.measured = engine.measured(world)
-        world.requires_grad_(False)
-        self.head.requires_grad_(True)
-        engine.prepare(self.modules())
+        self._held_out = [(int(index), 0) for index in rng.permutation(held_out)[:MEASURED]]
+        self.train_alone()
 
     def modules(self) -> list[nn.Module]:
         """What the stage trains."""
@@ -102,14 +93,15 @@ class EndStage:
 
     @torch.no_grad()
     def validate(self, step: int, logger: RunLogger) -> None:
-        """Log the loss on held-out clips, the ends that come there, and those foreseen.
+        """Log the loss on held-out episodes, the ends that come there, and those foreseen.
 
-        And of clips of `SHOWN` frames what `FlowValidation` measures.
+        And at the end, of clips of `SHOWN` frames, what `FlowValidation` measures: it is all but
+        the head's, which does not change.
         """
         world, clip = self.measured, self.config.clip
         losses = ends = foreseen = frames = 0.0
         generator = torch.Generator().manual_seed(self.seed)
-        for start in range(0, CLIPS, AT_ONCE):
+        for start in range(0, len(self._held_out), AT_ONCE):
             batch = self.episodes.batch(self._held_out[start : start + AT_ONCE], clip)
             noise = torch.randn(batch.latents.shape, generator=generator)
             logits, terminated, later = self._read(world, batch, noise)
@@ -121,7 +113,8 @@ class EndStage:
             frames += float(later.sum())
         figures = {"termination": losses / frames, "ends": ends, "ends_foreseen": foreseen}
         logger.scalars(step, {f"held_out_{name}": value for name, value in figures.items()})
-        self._validation.measure(world, step, logger)
+        if step == self.config.steps:
+            self._validation.measure(world, step, logger)
 
     def _read(
         self, world: WorldModel, batch: Batch, noise: Tensor
@@ -136,6 +129,25 @@ class EndStage:
         later = batch.valid.clone()
         later[:, 0] = False
         return head(noisy, condition, lengths), batch.terminated, later
+
+
+def check_memory(world: WorldConfig, clip: int, longest: int) -> None:
+    """Refuse to teach a head that reads the episode on pieces of episodes.
+
+    Args:
+        world: all of which is trained.
+        clip: frames of a training clip.
+        longest: frames of the longest episode to learn from.
+
+    Raises:
+        ConfigError: there is such a head, and an episode that is longer than a clip.
+    """
+    if world.heads.termination and world.heads.termination_reads == EPISODE and clip < longest:
+        raise ConfigError(
+            f"world.heads.termination_reads=episode needs clips as long as episodes, {longest} "
+            f"frames, and these have {clip}: train the world with "
+            "world.heads.termination=false, and then its head with training.flow.part=end"
+        )
 
 
 def check_end(world: WorldConfig, training: FlowTraining) -> None:

@@ -7,18 +7,18 @@ to learn the rest.
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.metadata import write_atomically
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError, DataError
 from worldflow.termination import EPISODE, PAST
+from worldflow.training.checkpoint import CHECKPOINT
 from worldflow.training.distributed import Ranks
 from worldflow.training.end_stage import check_end
 from worldflow.training.engine import Engine
@@ -26,9 +26,10 @@ from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.flow_validation import FlowValidation
 from worldflow.training.latents import LatentEpisodes
 from worldflow.training.logger import RunLogger
+from worldflow.training.part_stage import PartStage
 from worldflow.training.parts import PARTS
 from worldflow.training.past_features import PastFeatures, tensors
-from worldflow.training.resume import CHECKPOINT, RARE
+from worldflow.training.resume import RARE
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig
 
@@ -36,15 +37,15 @@ RAREST = 0.02  # share of the frames that are rare: the least likely ones at the
 SCORED = 512  # frames at once
 
 
-class FrozenPastStage(ABC):
-    """Trains a part of the world on the pasts of frames; all else is as the run found it.
+class FrozenPastStage(PartStage):
+    """Trains a part of the world on the pasts of frames.
 
     A share of what an update sees, `rare` at first and falling to none, is drawn from the least
     likely 2% of the training frames: what is rare has else too few samples to learn from. At the
     end frames come as often as they are, so that their chances are learned.
 
     Args:
-        world: grown from an earlier one.
+        world: see `PartStage`, and so the next seven.
         config: how.
         episodes: encoded by the codec.
         dataset: where they come from.
@@ -55,8 +56,6 @@ class FrozenPastStage(ABC):
         folder: of the run, where the features of pasts are kept.
 
     Attributes:
-        measured: what is measured and saved, see `Engine.measured`.
-        clips: of the training episodes.
         frames: of the training episodes, with their pasts.
         rare: numbers of those that are rare.
 
@@ -64,7 +63,7 @@ class FrozenPastStage(ABC):
         DataError: the run goes on, and which frames were rare is not known any more.
     """
 
-    name = "flow"
+    episodes: LatentEpisodes
 
     def __init__(
         self,
@@ -78,12 +77,9 @@ class FrozenPastStage(ABC):
         engine: Engine,
         folder: Path,
     ) -> None:
-        self.world, self.config, self.seed, self.engine = world, config, seed, engine
-        self.episodes = episodes
-        self.clips = ClipSampler(dataset.lengths, train, config.clip, over_end=True)
+        super().__init__(world, config, episodes, dataset, train, seed, engine)
         held = ClipSampler(dataset.lengths, held_out, config.clip, over_end=True)
         self._validation = FlowValidation(episodes, dataset, held, seed)
-        self.measured = engine.measured(world)
         self.frames = PastFeatures(
             world,
             episodes,
@@ -96,18 +92,7 @@ class FrozenPastStage(ABC):
             folder,
         )
         self.rare = self._rare_frames(folder / RARE) if config.rare else np.arange(0)
-        world.requires_grad_(False)
-        for module in self.modules():
-            module.requires_grad_(True)
-        engine.prepare(self.modules())
-
-    @abstractmethod
-    def modules(self) -> list[nn.Module]:
-        """What the stage trains."""
-
-    @abstractmethod
-    def update(self, step: int) -> dict[str, Tensor]:
-        """See `Stage.update`."""
+        self.train_alone()
 
     def validate(self, step: int, logger: RunLogger) -> None:
         """Measure on held-out clips, see `FlowValidation`."""

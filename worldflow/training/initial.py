@@ -9,7 +9,7 @@ from worldflow.data.metadata import DatasetMetadata
 from worldflow.errors import ConfigError
 from worldflow.storage import load_world
 from worldflow.world_model import WorldModel
-from worldflow.world_spec import WorldConfig
+from worldflow.world_spec import HeldOut, WorldConfig
 
 # They are made anew where the data differ from those of the earlier world.
 HEADS = ("reward_head.", "termination_head.")
@@ -56,10 +56,11 @@ def start_from(world: WorldModel, path: str, whole: bool) -> list[str]:
         the names of what was made anew.
 
     Raises:
-        ConfigError: it is built otherwise.
+        ConfigError: it is built otherwise, or learned from what shall be held out now.
         WorldFormatError: it cannot be loaded.
     """
     earlier = load_world(path)
+    _check_held_out(earlier.spec.held_out, world.spec.held_out, path)
     old, new = earlier.state_dict(), world.state_dict()
     if earlier.spec.reward_range != world.spec.reward_range:
         old = {name: value for name, value in old.items() if not name.startswith("reward_head.")}
@@ -88,6 +89,22 @@ def start_from(world: WorldModel, path: str, whole: bool) -> list[str]:
         )
     world.load_state_dict({**new, **{name: old[name] for name in old if name in new}})
     return [name for name in new if name not in old]
+
+
+def _check_held_out(before: HeldOut, now: HeldOut, path: str) -> None:
+    """Refuse to measure on what the earlier world learned from."""
+    # as far as is known these are the same data, split otherwise
+    same = (before.episodes, before.frames, before.growing) == (
+        now.episodes,
+        now.frames,
+        now.growing,
+    )
+    if same and (before.fraction, before.seed) != (now.fraction, now.seed):
+        raise ConfigError(
+            f"from={path} learned from these data with data.held_out={before.fraction} and "
+            f"training.seed={before.seed}, so that it knows episodes which would be held out now: "
+            "set both as they were"
+        )
 
 
 def _changed(before: WorldConfig, after: WorldConfig, whole: bool) -> list[str]:

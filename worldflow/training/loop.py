@@ -19,7 +19,12 @@ from tqdm import tqdm
 
 from worldflow.errors import ConfigError, TrainingError
 from worldflow.randomness import generator_of
-from worldflow.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from worldflow.training.checkpoint import (
+    CHECKPOINT,
+    Progress,
+    load_checkpoint,
+    save_checkpoint,
+)
 from worldflow.training.distributed import Ranks, whole
 from worldflow.training.ema import Ema
 from worldflow.training.engine import Engine
@@ -73,6 +78,7 @@ class Stage(Protocol):
 
     name: str
     measured: WorldModel
+    engine: Engine
 
     @property
     def config(self) -> StageConfig:
@@ -118,7 +124,6 @@ def run_stage(
     folder: Path,
     progress: Progress,
     checkpoint_every: int,
-    engine: Engine | None = None,
     then: str | None = None,
 ) -> Progress:
     """Train a stage from `progress` to its end, on all ranks; the main one writes.
@@ -129,7 +134,6 @@ def run_stage(
         folder: of the run.
         progress: where to start; a step > 0 continues the run's checkpoint.
         checkpoint_every: updates between checkpoints.
-        engine: the stage's own.
         then: name of the stage that follows. The progress bar says so, as its time left is that of
             this stage: how long an update of the next one takes is not known before it runs.
 
@@ -137,8 +141,8 @@ def run_stage(
         the progress at the end of the stage. `world` then has the averaged weights, if the engine
         averages them, and so has `stage.measured`.
     """
-    engine = engine or Engine()
-    config, path, ranks = stage.config, folder / "checkpoint.safetensors", engine.ranks
+    config, engine = stage.config, stage.engine
+    path, ranks = folder / CHECKPOINT, engine.ranks
     optimizer, names = _optimizer(stage, world)
     ema = Ema(names, engine.config.ema)
     if progress.step > 0:

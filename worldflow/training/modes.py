@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.training.checkpoint import Progress, load_checkpoint
-from worldflow.training.codec_frames import fit_likelihood
+from worldflow.training.checkpoint import CHECKPOINT, Progress, load_checkpoint
+from worldflow.training.codec_frames import FramePairs, fit_likelihood
 from worldflow.training.codec_stage import CodecStage
 from worldflow.training.completion import thumbnails, warn_of_shifts
 from worldflow.training.denoiser_stage import DenoiserStage
@@ -77,19 +77,17 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
     world, training, folder, engine = run.world, run.training, run.folder, run.engine
     dataset, seed, every = run.dataset, training.seed, training.checkpoint_every
     split = run.train, run.held_out
-    codec_stage = CodecStage(world, training.codec, dataset, *split, seed, engine)
-    if progress.stage == "codec":
-        if not run.codec_is_given:
-            progress = run_stage(codec_stage, world, folder, progress, every, engine, then="flow")
+    if progress.stage == "flow":
+        load_checkpoint(folder / CHECKPOINT, world)
+    else:
+        if not run.codec_is_given:  # else its latents must stay what the earlier flow knows
+            codec_stage = CodecStage(world, training.codec, dataset, *split, seed, engine)
+            progress = run_stage(codec_stage, world, folder, progress, every, then="flow")
+            codec_stage.freeze()
         progress = replace(progress, stage="flow", step=0)
-    else:
-        load_checkpoint(folder / "checkpoint.safetensors", world)
-    if run.codec_is_given:  # its latents must stay what the earlier flow knows
-        world.codec.eval().requires_grad_(False)
-        if not world.codec.likelihood.fitted:
-            fit_likelihood(world, codec_stage.train, seed)
-    else:
-        codec_stage.freeze()
+    world.codec.eval().requires_grad_(False)
+    if not world.codec.likelihood.fitted:
+        fit_likelihood(world, FramePairs(dataset, run.train, seed), seed)
 
     engine.ranks.align(world.codec)
     episodes = LatentEpisodes(world.codec, dataset, folder, engine.ranks, run.text)
@@ -104,7 +102,7 @@ def train_in_two_stages(run: Run, progress: Progress) -> Trained:
         flow_stage = PARTS_ALONE[training.flow.part](
             world, training.flow, episodes, dataset, *split, seed, engine, folder
         )
-    progress = run_stage(flow_stage, world, folder, progress, every, engine)
+    progress = run_stage(flow_stage, world, folder, progress, every)
     return Trained(flow_stage.measured, progress)
 
 
@@ -116,8 +114,7 @@ def train_jointly(run: Run, progress: Progress) -> Trained:
     if engine.ranks.main:
         warn_of_shifts(dataset, thumbnails(dataset))
     every = training.checkpoint_every
-    progress = run_stage(stage, run.world, run.folder, progress, every, engine)
+    progress = run_stage(stage, run.world, run.folder, progress, every)
     if engine.ranks.main:
         stage.freeze()
-        stage.measured.codec.eval().requires_grad_(False)
     return Trained(stage.measured, progress)

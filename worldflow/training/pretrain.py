@@ -17,20 +17,20 @@ from worldflow.data.splitting import split, split_growing
 from worldflow.errors import ConfigError
 from worldflow.saved_config import CONFIG, save_config
 from worldflow.storage import save_world
-from worldflow.termination import FRAME
 from worldflow.text.encoder import NAMES
 from worldflow.training.captions import EncodedCaptions, check_text_dropout, encode_captions
 from worldflow.training.card import world_card
-from worldflow.training.checkpoint import Progress
+from worldflow.training.checkpoint import CHECKPOINT, Progress
 from worldflow.training.completion import starting_contexts
 from worldflow.training.distributed import Ranks, process_group
+from worldflow.training.end_stage import check_memory
 from worldflow.training.engine import Engine
 from worldflow.training.frozen_past import check_frozen_past, check_untrained
 from worldflow.training.initial import start_from, with_heads
 from worldflow.training.modes import Run, train_in_two_stages, train_jointly
 from worldflow.training.parts import PARTS
 from worldflow.training.report import PAGE, write_run_report
-from worldflow.training.resume import CHECKPOINT, fetch, start_or_continue
+from worldflow.training.resume import fetch, start_or_continue
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import HeldOut, WorldConfig, WorldSpec
@@ -106,6 +106,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         train, held_out = split_growing(dataset.recordings, share, training.seed)
     else:
         train, held_out = split(dataset.recordings, share, training.seed, lengths)
+    if training.flow.part == "all":
+        check_memory(config.world, training.clips.clip, int(lengths[train].max()))
     check_measurable(dataset, held_out, config.world.context)
     contexts = starting_contexts(
         dataset, held_out, config.world.context, config.starts, training.seed
@@ -227,27 +229,26 @@ def _start(
     if captions is None:  # then nothing depends on it
         for stage in ("flow", "joint"):
             del training[stage]["text_dropout"]
-    world = asdict(config.world)
-    # runs of before there was a choice do not say
-    if training["flow"]["part"] == "all":
-        del training["flow"]["part"], training["flow"]["rare"]
-    if world["flow"]["global_block"]["outcomes"] == 1:
-        del world["flow"]["global_block"]["outcomes"]
-    if world["heads"]["termination_reads"] == FRAME:
-        del world["heads"]["termination_reads"]
     settings: dict[str, Any] = {
-        "world": world,
+        "world": asdict(config.world),
         "initial_world": config.initial_world,
         "starts": config.starts,
         "training": training,
-        "data": {"held_out": config.data.held_out, "contents": dataset.fingerprint()},
+        "data": {
+            "held_out": config.data.held_out,
+            "contents": dataset.fingerprint(),
+            "growing": config.growing,
+        },
     }
-    if config.growing:  # runs of before there was a choice do not say
-        settings["data"]["growing"] = True
+    defaults = {
+        "world": asdict(WorldConfig()),
+        "training": asdict(TrainingConfig()),
+        "data": {"growing": False},
+    }
     if captions is not None:
         settings["text"] = {"encoder": captions.spec.encoder, "digest": captions.spec.digest}
     first = "joint" if config.training.is_joint else "codec"
-    progress = start_or_continue(folder, settings, setup, first)
+    progress = start_or_continue(folder, settings, defaults, setup, first)
     save_config(config, folder)
     return progress
 

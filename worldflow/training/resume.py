@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldflow.config import flatten
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import ConfigError, DataError
-from worldflow.training.checkpoint import Progress, read_progress
+from worldflow.saved_config import differences
+from worldflow.training.checkpoint import CHECKPOINT, Progress, read_progress
 from worldflow.training.logger import METRICS, TENSORBOARD, VIDEOS
 
-SETTINGS, CHECKPOINT = "run.json", "checkpoint.safetensors"
+SETTINGS = "run.json"
 RARE = "rare.json"  # which frames are rare, see `worldflow.training.frozen_past`
 
 
@@ -41,7 +41,11 @@ def fetch(source: Path, folder: Path) -> None:
 
 
 def start_or_continue(
-    folder: Path, settings: Mapping[str, Any], setup: Mapping[str, Any], stage: str
+    folder: Path,
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    setup: Mapping[str, Any],
+    stage: str,
 ) -> Progress:
     """The progress of the run in `folder`, a new one if it has no checkpoint.
 
@@ -51,6 +55,7 @@ def start_or_continue(
     Args:
         folder: of the run.
         settings: what the result depends on; JSON-able.
+        defaults: of those which runs of before do not name, as there were none.
         setup: how it is computed, which the result does not depend on but for rounding; a change is
             said on the terminal.
         stage: with which a new run begins.
@@ -66,18 +71,18 @@ def start_or_continue(
         write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
         return Progress(stage, 0, 0.0, fingerprint, dict(setup))
     progress = read_progress(checkpoint)
-    if progress.fingerprint != fingerprint:
-        changes = _changes(json.loads(progress.fingerprint), json.loads(fingerprint))
+    if changes := _changes(json.loads(progress.fingerprint), settings, defaults):
         raise ConfigError(
             f"{folder} holds a run with other settings: {', '.join(changes[:5])}; "
             f"repeat the old settings or continue with resume={folder}, or choose another out="
         )
-    if changes := _changes(progress.setup, setup):
+    if changes := _changes(progress.setup, setup, {}):
         print(f"{folder} continues with {', '.join(changes)}; the result is the same to rounding")
     return replace(progress, setup=dict(setup))
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    old, new = flatten(before), flatten(after)
-    differing = sorted(key for key in old | new if old.get(key) != new.get(key))
-    return [f"{key} was {old.get(key)} and is {new.get(key)}" for key in differing]
+def _changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    found = differences(before, after, defaults).items()
+    return [f"{name} was {old} and is {new}" for name, (old, new) in found]
