@@ -14,7 +14,7 @@ from worldflow.envs.reset_batches import reset_batches
 from worldflow.envs.spaces import observation_space
 from worldflow.envs.starts import Beginnings, Start
 from worldflow.envs.transition import Transition, no_scores
-from worldflow.errors import DataError
+from worldflow.errors import ConfigError, DataError
 from worldflow.novelty import RunningNovelty
 from worldflow.randomness import generator_of
 from worldflow.storage import load_world
@@ -47,6 +47,7 @@ class Imagination:
         ValueError: an argument is out of range.
         WorldFormatError: the world cannot be loaded, lacks a head (MissingHeadError), or its
             calibration lacks what windows and limits of novelty need.
+        ConfigError: the world's denoiser looks ahead.
         DataError: its pretraining was not finished, so that it has no starting contexts.
     """
 
@@ -73,6 +74,11 @@ class Imagination:
         self.observation = observation
         self.observation_space = observation_space(self.world, observation)
         self.world.require_heads()
+        if self.world.config.denoiser.lookahead:
+            raise ConfigError(
+                "this world's denoiser looks ahead (world.denoiser.lookahead=1), so that it cannot "
+                "show a frame before the next one: `worldflow generate` can; train one with 0"
+            )
         self._beginnings = Beginnings(self.world, start or Start())
         self._device = next(self.world.parameters()).device
         self._blocks = self.world.config.flow.local_blocks + 1

@@ -37,7 +37,7 @@ class LikelihoodInfo(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
             the prompt.
         WorldFormatError: the world cannot be loaded, its calibration has no p-values, or it learned
             with another encoder of text.
-        ValueError: the world was calibrated for no such window.
+        ConfigError: the world was calibrated for no such window.
         DataError: a prompt for a world that learned from no captions, an empty or a too long one.
 
     >>> from worldflow.envs.sources.catch import CatchEnv
@@ -132,9 +132,9 @@ class VectorLikelihoodInfo(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.
         rows = reset_rows(options, self.num_envs)
         frames, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         if isinstance(seed, int | np.integer):
-            self._scores.seed([int(seed)] * self.num_envs)
-        elif seed is not None:
-            self._scores.seed(seed)
+            seed = [int(seed)] * self.num_envs
+        if seed is not None:  # rows that go on keep their noise
+            self._scores.seed([s if on else None for s, on in zip(seed, rows, strict=True)])
         self._scores.reset(rows, frames)
         self._ended = self._ended & ~rows
         none = np.where(rows, np.nan, 0.0)

@@ -31,7 +31,7 @@ class LiveScores:
     Raises:
         WorldFormatError: the world cannot be loaded, its calibration has no p-values, or it learned
             with another encoder of text.
-        ValueError: the world was calibrated for no such window.
+        ConfigError: the world was calibrated for no such window.
         DataError: a prompt for a world that learned from no captions, an empty or a too long one.
         ConfigError: no encoder for the prompt.
     """

@@ -131,7 +131,8 @@ def test_rows_keep_their_own_memory() -> None:
 def test_a_dream_from_nothing_has_a_memory_too() -> None:
     world = remembering()
     state, prediction = world.first_frame(2, torch.Generator().manual_seed(0))
-    assert prediction.termination_probability is not None and state.episode is not None
+    assert prediction.termination_probability is None and state.episode is not None
+    assert prediction.reward is None and prediction.terminated is None  # no head learned from it
     after, _ = hazard(world, state, 1, 2)
     assert after.episode is not None
     assert torch.equal(after.episode.before, state.episode.last)

@@ -13,7 +13,7 @@ import torch
 
 import worldflow
 from worldflow.calibration import Calibration
-from worldflow.errors import WorldFormatError
+from worldflow.errors import ConfigError, WorldFormatError
 from worldflow.novelty import Measure, RunningNovelty, Table, novelty_of, p_value_of
 from worldflow.storage import save_world, write_calibration
 from worldflow.testing import tiny_world
@@ -102,7 +102,7 @@ def test_rows_of_a_window_are_reset_and_skipped_alone() -> None:
     after = running.add(two)
     assert after[0] == measure().windows[1].novelty(two[0])
     assert after[1] == measure().windows[2].novelty(one[0] * 1.5)
-    with pytest.raises(ValueError, match=r"window=3.*\[1, 2, 4\]"):
+    with pytest.raises(ConfigError, match=r"window=3.*\[1, 2, 4\]"):
         RunningNovelty(measure(), 3, 1)
 
 
@@ -126,18 +126,20 @@ def test_mean_and_quantiles_of_a_known_sample() -> None:
     assert calibration.quantiles[4] == 50.0 and calibration.quantiles[1] == 1.0
 
 
-def test_a_file_of_a_time_before_the_tables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["seen", "dreamed"])
+def test_a_file_without_the_tables_is_refused(tmp_path: Path, kind: str) -> None:
     world = tiny_world()
     save_world(world, tmp_path / "w", "card")
-    old = {k: v for k, v in world.calibration.to_dict().items() if k not in ("seen", "dreamed")}
-    (tmp_path / "w/calibration.json").write_text(json.dumps(old))
-    loaded = worldflow.load_world(tmp_path / "w")
+    values = world.calibration.to_dict()
+    del values[kind]
+    (tmp_path / "w/calibration.json").write_text(json.dumps(values))
+    with pytest.raises(WorldFormatError, match=rf"calibration\.json.*{kind}.*calibrate"):
+        worldflow.load_world(tmp_path / "w")
+    loaded = worldflow.load_world(tmp_path / "w", calibrated=False)
     frames, actions = (torch.from_numpy(a) for a in (world.context.frames, world.context.actions))
-    scores = loaded.score(frames, actions)
-    expected = (scores.log_likelihood - old["mean"]).abs() / old["std"]
-    torch.testing.assert_close(scores.novelty, expected)
-    with pytest.raises(WorldFormatError, match=r"calibration\.json.*`dreamed`.*calibrate"):
-        loaded.calibration.require("dreamed")
+    assert loaded.score(frames, actions).novelty.isnan().all()
+    with pytest.raises(WorldFormatError, match=rf"`{kind}` is missing.*calibrate"):
+        loaded.calibration.require(kind)
 
 
 @pytest.mark.parametrize(

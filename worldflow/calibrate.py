@@ -52,8 +52,9 @@ class CalibrateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ConfigError(f"frames is {self.frames}; it must be at least 1")
+        for name, least in (("frames", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def main(config: CalibrateConfig) -> Path:

@@ -29,7 +29,7 @@ class Calibration:
         std: of the same.
         quantiles: of the same, at `QUANTILES`; for readers of the file.
         frames: number of held-out frames measured.
-        seen: novelty of frames that were seen, from `SEEN`; None in a file of a time before it.
+        seen: novelty of frames that were seen, from `SEEN`; None of a world without calibration.
         dreamed: novelty of dreamed frames, from `DREAMED`; None likewise.
         where: the file, for errors.
     """
@@ -82,26 +82,23 @@ class Calibration:
         """N of the world that was measured, if the file says it."""
         return None if self.seen is None else len(self.seen.tokens.mean)
 
-    def novelty(self, kind: str, statistics: Tensor, log_prob: Tensor) -> Tensor:
-        """Novelty (...) of single frames.
+    def novelty(self, kind: str, statistics: Tensor) -> Tensor:
+        """Novelty (...) of single frames; NaN where the world is not calibrated.
 
         Args:
             kind: "seen" or "dreamed".
             statistics: (..., J).
-            log_prob: (...). Only worlds of a time before the statistics need it, whose novelty is
-                |log p - mean| / std.
         """
-        measure = getattr(self, kind)
+        measure: Measure | None = getattr(self, kind)
         if measure is None:
-            return (log_prob - self.mean).abs() / self.std
+            return statistics.new_full(statistics.shape[:-1], math.nan)
         return measure.novelty(statistics)
 
     def require(self, kind: str) -> Measure:
         """The measure of "seen" or "dreamed" frames.
 
         Raises:
-            WorldFormatError: there is none, as the world is not calibrated, or was before novelty
-                had p-values and windows.
+            WorldFormatError: there is none, as the world is not calibrated.
         """
         measure = getattr(self, kind)
         if measure is None:
@@ -133,7 +130,7 @@ class Calibration:
                 std=float(values["std"]),
                 quantiles=tuple(float(q) for q in values["quantiles"]),
                 frames=int(values["frames"]),
-                **{kind: _read_measure(values[kind], kind) for kind in KINDS if kind in values},
+                **{kind: _read_measure(values[kind], kind) for kind in KINDS},
                 where=where,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -21,6 +21,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from worldflow.errors import ConfigError
+
 # Shares of the held-out frames beyond a level, and the novelty of that level.
 TAILS = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001)
 SEEN = ("energy", "correlation", "detail")  # the statistics of a frame that was seen
@@ -111,6 +113,23 @@ class Measure:
     windows: dict[int, Table]
     tokens: Table
 
+    def require_window(self, window: int, name: str = "window") -> None:
+        """Refuse a window that the world was not calibrated for.
+
+        Args:
+            window: frames measured together.
+            name: of the setting, for the message.
+
+        Raises:
+            ConfigError: there is no table of it.
+        """
+        if window not in self.windows:
+            raise ConfigError(
+                f"{name}={window}: this world is calibrated for windows of {sorted(self.windows)} "
+                "frames; choose one of them, or recalibrate it on longer episodes "
+                "(worldflow calibrate)"
+            )
+
     def novelty(self, statistics: Tensor) -> Tensor:
         """Of single frames: statistics (..., J) to (...)."""
         return self.windows[1].novelty(statistics)
@@ -121,7 +140,7 @@ class Measure:
         Where fewer frames are there, the largest window that they fill counts.
 
         Raises:
-            ValueError: the world was calibrated for no such window.
+            ConfigError: the world was calibrated for no such window.
         """
         running = RunningNovelty(self, window, len(statistics))
         frames = [running.add(statistics[:, t]) for t in range(statistics.shape[1])]
@@ -137,16 +156,11 @@ class RunningNovelty:
         rows: B.
 
     Raises:
-        ValueError: the world was calibrated for no such window.
+        ConfigError: the world was calibrated for no such window.
     """
 
     def __init__(self, measure: Measure, window: int, rows: int) -> None:
-        if window not in measure.windows:
-            raise ValueError(
-                f"window={window}: this world is calibrated for windows of "
-                f"{sorted(measure.windows)} frames; choose one of them, or recalibrate it on "
-                "longer episodes (worldflow calibrate)"
-            )
+        measure.require_window(window)
         self.window = window
         self._tables = {n: t for n, t in measure.windows.items() if n <= window}
         self._ages = torch.zeros(rows, dtype=torch.int64)  # frames of each, at most `window`

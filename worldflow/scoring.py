@@ -199,7 +199,7 @@ def _scores(world: WorldModel, kind: str, out: FlowOutput, statistics: Tensor) -
         log_likelihood=out.log_prob,
         bits_per_dim=bits_per_dim(out.log_prob, dimensions),
         uncertainty=prediction_entropy(out.log_scale, dimensions),
-        novelty=world.calibration.novelty(kind, statistics.mean(dim=-2), out.log_prob),
+        novelty=world.calibration.novelty(kind, statistics.mean(dim=-2)),
         token_uncertainty=_token_uncertainty(world, out),
         token_statistics=statistics,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,23 +51,27 @@ def observe_frames(
     return WorldState(flow, cache, latents, text, guidance, memory)
 
 
-def empty_state(
-    world: WorldModel, batch: int, text: Tensor | None, guidance: Guidance | None
-) -> WorldState:
-    """Of B rows that nothing is known of but text (B, E), see `WorldModel.first_frame`."""
+def dream_first(
+    world: WorldModel,
+    batch: int,
+    generator: Generators,
+    temperature: float,
+    text: Tensor | None,
+    guidance: Guidance | None,
+) -> tuple[WorldState, Prediction]:
+    """See `WorldModel.first_frame`."""
     guidance = world.conditioning.check_guidance(guidance)
     text = world.conditioning.texts(batch, text)
     flow = world.flow.empty_state(batch, guidance.active)
     nothing, cache, head = flow.hidden, world.denoiser.empty_cache(batch), world.termination_head
     memory = None if head is None else head.begin(nothing)
-    return WorldState(flow, cache, nothing, text, guidance, memory)
-
-
-def no_action(world: WorldModel, batch: int) -> Tensor:
-    """Something of the shape of B actions, to be marked as not known."""
-    spec = world.action_spec
-    zeros = torch.from_numpy(np.zeros((batch, *spec.shape), spec.dtype))
-    return zeros.to(world.conditioning.null.device)
+    state = WorldState(flow, cache, nothing, text, guidance, memory)
+    # no action led to it: something of the shape of actions, which are not known
+    spec, device = world.action_spec, nothing.device
+    action = torch.from_numpy(np.zeros((batch, *spec.shape), spec.dtype)).to(device)
+    unknown = torch.zeros(batch, dtype=torch.bool, device=device)
+    state, prediction = dream_frame(world, state, action, generator, temperature, unknown)
+    return state, replace(prediction, reward=None, terminated=None, termination_probability=None)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from worldflow.flow.guidance import Guidance
 from worldflow.heads import build_heads
 from worldflow.randomness import Generators, fixed, normal
 from worldflow.scoring import flow_output, score_video
-from worldflow.stepping import dream_frame, empty_state, no_action, observe_frames
+from worldflow.stepping import dream_first, dream_frame, observe_frames
 from worldflow.world_spec import Contexts, WorldConfig, WorldSpec
 from worldflow.world_state import Prediction, Scores, WorldState
 
@@ -155,6 +155,8 @@ class WorldModel(nn.Module):
     ) -> tuple[WorldState, Prediction]:
         """Dream the first frame of each row, from nothing or from text; `step` goes on from it.
 
+        The prediction has neither reward nor end: the heads learn from frames that have a past.
+
         Args:
             batch: B.
             generator: as for `step`.
@@ -165,9 +167,7 @@ class WorldModel(nn.Module):
         Raises:
             DataError, ConfigError: see `initial_state`.
         """
-        state = empty_state(self, batch, text, guidance)
-        unknown = torch.zeros(batch, dtype=torch.bool, device=state.latents.device)
-        return dream_frame(self, state, no_action(self, batch), generator, temperature, unknown)
+        return dream_first(self, batch, generator, temperature, text, guidance)
 
     @torch.inference_mode()
     def step(

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
 from worldflow.envs.vector import StarFlowWorldVectorEnv
-from worldflow.errors import WorldFormatError
+from worldflow.errors import ConfigError, WorldFormatError
 from worldflow.world_model import WorldModel
 
 MakeWorld = Callable[..., WorldModel]
@@ -103,7 +103,7 @@ def test_bad_limits_and_uncalibrated_worlds_are_refused(scripted_world: MakeWorl
     world = scripted_world()
     with pytest.raises(ValueError, match="max_novelty"):
         Imagination(world, 1, max_novelty=0.0)
-    with pytest.raises(ValueError, match="window=5"):
+    with pytest.raises(ConfigError, match="window=5"):
         Imagination(world, 1, novelty_window=5)
     world.calibration = replace(world.calibration, dreamed=None)
     Imagination(world, 1)  # it dreams on, with the novelty of its time

@@ -88,7 +88,7 @@ def test_novelty_of_a_window(world: WorldModel) -> None:
     expected = world.calibration.require("seen").over(scores.statistics[:, 1:], 4)[0]
     found = [info["novelty"] for info in infos]
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="window=3"):
+    with pytest.raises(ConfigError, match="window=3"):
         LikelihoodInfo(CatchEnv(), world, window=3)
 
 
@@ -157,14 +157,15 @@ def test_a_vector_row_has_the_scores_of_the_single_env(
             envs.reset(options={"reset_mask": np.array([True, True])})
 
 
-def test_rows_are_reset_alone(world: WorldModel) -> None:
+@pytest.mark.parametrize("seed", [0, [0, None], [0, 7]])
+def test_rows_are_reset_alone(world: WorldModel, seed: int | list[int | None]) -> None:
     twins = [VectorLikelihoodInfo(catch_batch(DISABLED), world, window=4) for _ in range(2)]
     for envs in twins:
         envs.reset(seed=0)
         for _ in range(3):
             envs.step(np.array([1, 1]))
     options = {"reset_mask": np.array([True, False])}
-    _, infos = twins[0].reset(seed=[0, None], options=options)
+    _, infos = twins[0].reset(seed=seed, options=options)
     assert infos["_novelty"].tolist() == [True, False] and np.isnan(infos["novelty"][0])
     after, plain = (envs.step(np.array([1, 1]))[-1] for envs in twins)
     fresh = VectorLikelihoodInfo(catch_batch(DISABLED), world, window=4)
