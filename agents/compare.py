@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,12 @@ from worldflow.actions import ActionSpec
 from worldflow.agents.checkpoints import checkpoints
 from worldflow.agents.evaluate import check_fit, check_world
 from worldflow.agents.play import AgentPolicy, Batch, DreamBatch, Played, Policy, play_episodes
-from worldflow.agents.reality import make_real
+from worldflow.agents.reality import make_real, source_of
 from worldflow.agents.saved import AgentCard, load_weights
 from worldflow.agents.seeds import episode_seed
 from worldflow.envs.imagination import Imagination
 from worldflow.envs.policies import draw_action
+from worldflow.envs.sources import make_source
 from worldflow.envs.spaces import observation_space
 from worldflow.errors import ConfigError
 from worldflow.evaluation.association import interval, pearson, spearman
@@ -37,8 +39,9 @@ class CompareConfig:
             action to the end.
         episodes: of each policy, in the dream and in reality.
         num_envs: episodes side by side.
-        horizon: dreamed steps after which an episode is cut. A real one is cut at the same frame,
-            `context - 1` steps later, as a dream begins after the world's context.
+        horizon: dreamed steps after which an episode is cut, fewer where the real game declares a
+            limit that is less. A real one is cut at the same frame, `context - 1` steps later, as a
+            dream begins after the world's context.
         deterministic: agents take their most probable action.
     """
 
@@ -54,6 +57,8 @@ class CompareConfig:
         for name in ("checkpoints", "episodes", "num_envs", "horizon"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"compare.{name} is {getattr(self, name)}; it must be at least 1")
+        if len(set(self.agents)) < len(self.agents):
+            raise ConfigError(f"compare.agents={self.agents} names a folder twice")
         if not all(0.0 <= share <= 1.0 for share in self.sticky):
             raise ConfigError(f"compare.sticky={self.sticky} holds probabilities, 0 to 1")
 
@@ -112,7 +117,9 @@ def candidates(config: CompareConfig, world: WorldModel, path: str) -> list[Cand
         )
         for share in config.sticky
     ]
-    for folder in config.agents:
+    names = [Path(folder).name for folder in config.agents]
+    for folder, name in zip(config.agents, names, strict=True):
+        label = name if names.count(name) == 1 else folder
         card = AgentCard.load(Path(folder))
         check_world(card, folder, path)
         files = checkpoints(folder)
@@ -124,8 +131,8 @@ def candidates(config: CompareConfig, world: WorldModel, path: str) -> list[Cand
             space = observation_space(world, card.agent.observation)
             check_fit(model, card, space, world.action_spec)
             policy = AgentPolicy(model, config.deterministic)
-            name = f"{Path(folder).name}, {int(file.stem)} steps"
-            found.append(Candidate(name, policy, card.agent.frame_stack, card.agent.observation))
+            said = f"{label}, {int(file.stem)} steps"
+            found.append(Candidate(said, policy, card.agent.frame_stack, card.agent.observation))
     return found
 
 
@@ -143,35 +150,61 @@ def compare(
         progress: show progress bars.
 
     Returns:
-        see `comparison_figures`.
+        see `comparison_figures`; `horizon`: dreamed steps after which episodes were cut.
 
     Raises:
-        ConfigError: an agent does not fit the world, or there is no real game.
+        ConfigError: an agent does not fit the world, or there is no real game, or it ends its
+            episodes before a dream could begin.
     """
     rows = min(config.num_envs, config.episodes)
-    limit = config.horizon + world.config.context - 1
+    horizon = horizon_within(config.horizon, world)
+    limit = horizon + world.config.context - 1
     places: dict[tuple[str, str], Batch] = {}
     played: dict[str, dict[str, Played]] = {}
-    set_random_seed(episode_seed(seed, config.episodes))  # for agents that draw their actions
-    for who in candidates(config, world, path):
-        played[who.name] = {}
-        for place in ("dream", "real"):
-            key = (place, who.observation)
-            if key not in places:
-                places[key] = (
-                    DreamBatch(Imagination(world, rows, config.horizon, heat, who.observation))
-                    if place == "dream"
-                    else make_real(world, rows, who.observation, limit=limit)
+    with contextlib.ExitStack() as stack:
+        for who in candidates(config, world, path):
+            played[who.name] = {}
+            for place in ("dream", "real"):
+                key = (place, who.observation)
+                if key not in places:
+                    batch = (
+                        DreamBatch(Imagination(world, rows, horizon, heat, who.observation))
+                        if place == "dream"
+                        else make_real(world, rows, who.observation, limit=limit)
+                    )
+                    places[key] = stack.enter_context(contextlib.closing(batch))
+                set_random_seed(episode_seed(seed, config.episodes))  # for agents that draw
+                label = f"{who.name}, {place}" if progress else None
+                played[who.name][place] = play_episodes(
+                    places[key], who.policy, config.episodes, seed, who.frame_stack, None, label
                 )
-            label = f"{who.name}, {place}" if progress else None
-            played[who.name][place] = play_episodes(
-                places[key], who.policy, config.episodes, seed, who.frame_stack, None, label
-            )
-    for batch in places.values():
-        batch.close()
-    return comparison_figures(
+    found = comparison_figures(
         {name: (places["dream"].returns, places["real"].returns) for name, places in played.items()}
     )
+    return {"horizon": horizon, **found}
+
+
+def horizon_within(horizon: int, world: WorldModel) -> int:
+    """Dreamed steps that a real episode can have too.
+
+    Args:
+        horizon: at most.
+        world: learned from a real game, which may declare a limit of its own.
+
+    Raises:
+        ConfigError: by that limit an episode is over before a dream could begin.
+    """
+    source = source_of(world)
+    with contextlib.closing(make_source(source)) as env:
+        limit = env.limit
+    if limit is None:
+        return horizon
+    if (possible := limit - world.config.context + 1) < 1:
+        raise ConfigError(
+            f"{source.env_id} truncates its episodes after {limit} steps, and a dream begins after "
+            f"{world.config.context} frames: nothing can be compared; set real=false"
+        )
+    return min(horizon, possible)
 
 
 def comparison_figures(returns: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:

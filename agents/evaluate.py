@@ -118,9 +118,9 @@ class EvaluateAgentConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("episodes", 1), ("num_envs", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.eyes not in EYES:
             raise ConfigError(f"eyes is {self.eyes!r}; use one of {', '.join(EYES)}")
 
@@ -209,8 +209,6 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
             f"eyes=denoised shows latents, but the agent {config.agent.path} sees frames: set "
             "eyes=raw or eyes=codec"
         )
-    # For an agent that draws its actions.
-    set_random_seed(episode_seed(config.seed, config.episodes))
     rows = min(config.num_envs, config.episodes)
     summaries: list[Summary] = []
 
@@ -221,6 +219,7 @@ def evaluate_agent(config: EvaluateAgentConfig) -> list[Summary]:
         }
         for name, policy in policies.items():
             label = f"{name} in the {place}" if place == "dream" else f"{name} in reality"
+            set_random_seed(episode_seed(config.seed, config.episodes))  # of actions that are drawn
             played = play_episodes(
                 batch,
                 policy,

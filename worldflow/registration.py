@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gymnasium
 
-ENTRY_POINTS = {
-    "worldflow/Catch-v0": "worldflow.envs.sources.catch:CatchEnv",
-    "worldflow/TakeCover-v0": "worldflow.envs.sources.takecover:TakeCoverEnv",
+# Ids, where they are, and steps after which Gymnasium truncates an episode.
+SOURCES = {
+    "worldflow/Catch-v0": ("worldflow.envs.sources.catch:CatchEnv", None),
+    "worldflow/TakeCover-v0": ("worldflow.envs.sources.takecover:TakeCoverEnv", 525),
 }
 
 
@@ -19,5 +20,5 @@ def register_envs() -> None:
         entry_point="worldflow.envs.star_flow_world:StarFlowWorldEnv",
         vector_entry_point="worldflow.envs.vector:StarFlowWorldVectorEnv",
     )
-    for env_id, entry_point in ENTRY_POINTS.items():
-        gymnasium.register(env_id, entry_point=entry_point)
+    for env_id, (entry_point, limit) in SOURCES.items():
+        gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,15 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": self.fps}
         self._frame: np.ndarray | None = None
         self._steps = 0
+
+    @property
+    def limit(self) -> int | None:
+        """Actions after which an episode is truncated, as far as the environment declares it."""
+        spec = self.env.spec
+        own = None if spec is None or spec.max_episode_steps is None else spec.max_episode_steps
+        limits = [self.config.max_episode_steps]
+        limits.append(None if own is None else math.ceil(own / self.config.frame_skip))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def render_mode(self) -> str:  # type: ignore[override]

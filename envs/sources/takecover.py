@@ -60,7 +60,7 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
         self.action_space = spaces.Discrete(len(BUTTONS))
         self._frame = np.zeros(FRAME_SHAPE, np.uint8)
         self._tics = 0
-        self._over = True
+        self._over, self._dead = True, False
         self._game, folder = _start_game()
         self._stop = weakref.finalize(self, _stop_game, self._game, folder)
 
@@ -73,7 +73,7 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
         game.set_seed(int(self.np_random.integers(2**31)))
         game.new_episode()
         self._tics = 0
-        self._over = False
+        self._over = self._dead = False
         self._frame = _resize(game.get_state().screen_buffer)
         return self._frame.copy(), {"health": self._health()}
 
@@ -99,7 +99,7 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
             truncated = not terminated and self._tics >= TIMEOUT_TICS
             if not terminated:
                 screen = game.get_state().screen_buffer
-        self._over = terminated or truncated
+        self._over, self._dead = terminated or truncated, terminated
         if screen is not None:
             self._frame = _resize(screen)
         info = {"health": self._health()}
@@ -108,7 +108,7 @@ class TakeCoverEnv(gym.Env[np.ndarray, np.int64]):
     @property
     def caption(self) -> str:
         """What every episode shows, and how it ended, in words."""
-        end = "is hit" if self._over and self._tics < TIMEOUT_TICS else "survives"
+        end = "is hit" if self._dead else "survives"
         return f"doom corridor, monsters shooting, the player {end}"
 
     def render(self) -> np.ndarray | None:

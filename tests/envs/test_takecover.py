@@ -1,6 +1,7 @@
 """TakeCover: tics, time limit, death, seeds, and nothing left in the user's folder."""
 
 import builtins
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,14 @@ def test_death_at_the_time_limit_is_death(
 ) -> None:
     tics = int(sum(play(env, 0)[1]))
     monkeypatch.setattr(takecover, "TIMEOUT_TICS", tics)
-    assert play(env, 0)[2:] == (True, False)
+    assert play(env, 0)[2:] == (True, False) and env.caption.endswith("is hit")
     monkeypatch.setattr(takecover, "TIMEOUT_TICS", tics - 1)
-    assert play(env, 0)[2:] == (False, True)
+    assert play(env, 0)[2:] == (False, True) and env.caption.endswith("survives")
+
+
+def test_gymnasium_declares_the_time_limit() -> None:
+    declared = gym.spec("worldflow/TakeCover-v0").max_episode_steps
+    assert declared == math.ceil(takecover.TIMEOUT_TICS / takecover.FRAME_SKIP)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_came_before(env: TakeCoverEnv) -> None:

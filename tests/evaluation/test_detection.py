@@ -16,6 +16,7 @@ from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError
+from worldflow.evaluation import evaluate as evaluating
 from worldflow.evaluation.detection import DetectionConfig, detect
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.dream_error import correlations
@@ -67,7 +68,9 @@ class Recorder(Detector):
 def test_known_detectors(make_dataset: Callable[..., EpisodeDataset]) -> None:
     world, dataset = _world(0.5), make_dataset(LENGTHS)
     recorder = Recorder()
-    detected = detect(SMALL, world, dataset, [Oracle(), Blind(), recorder], 0, progress=False)
+    held_out = split(dataset.recordings, 0.5, 0)[1]
+    detectors = [Oracle(), Blind(), recorder]
+    detected = detect(SMALL, world, dataset, held_out, detectors, 0, progress=False)
     figures = detected.figures
     for level in ("frame", "window"):
         wrong = figures["corruptions"]["wrong"][level]
@@ -86,7 +89,6 @@ def test_known_detectors(make_dataset: Callable[..., EpisodeDataset]) -> None:
         "simpler images",
         "another game",
     ]
-    held_out = split(dataset.recordings, 0.5, 0)[1]
     long = {int(e) for e in held_out if LENGTHS[e] >= 10}
     assert figures["episodes"] == len(long) and figures["clips"] == 2 * len(long)
     assert set(recorder.frames[0][:, 0, 0, 0, 0].tolist()) == long
@@ -101,8 +103,61 @@ def test_known_detectors(make_dataset: Callable[..., EpisodeDataset]) -> None:
 
 def test_too_short_episodes_are_refused(make_dataset: Callable[..., EpisodeDataset]) -> None:
     dataset = make_dataset([9] * 10)
-    with pytest.raises(DataError, match="0 held-out episodes have 10 frames"):
-        detect(SMALL, _world(0.5), dataset, [Blind()], 0, progress=False)
+    with pytest.raises(DataError, match="of the 5 episodes to measure on 0 have 10 frames"):
+        detect(SMALL, _world(0.5), dataset, np.arange(5), [Blind()], 0, progress=False)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(
+    tmp_path: Path, make_dataset: Callable[..., EpisodeDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "dream", lambda *_: pytest.fail("it dreamed"))
+    save_world(_world(0.5), tmp_path / "world", "card")
+    config = EvaluateConfig(
+        DreamedWorld(str(tmp_path / "world")),
+        RealData(str(make_dataset(LENGTHS).folder)),
+        str(tmp_path / "out"),
+        detection=replace(SMALL, window=3),
+    )
+    with pytest.raises(ConfigError, match=r"detection\.window=3: .*windows of \[1, 2, 4, 8, 16\]"):
+        main(config)
+    with pytest.raises(DataError, match="episodes to measure on 0 have 36 frames"):
+        main(replace(config, detection=replace(SMALL, window=16)))
+
+
+def test_of_unseen_data_one_half_teaches_and_the_other_is_measured(
+    tmp_path: Path, make_dataset: Callable[..., EpisodeDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, shown = make_dataset(LENGTHS), {}
+    whole = evaluating.detect
+
+    def noted(config, world, dataset, measured, *rest, **more):  # type: ignore[no-untyped-def]
+        shown["measured"] = measured
+        return whole(config, world, dataset, measured, *rest, **more)
+
+    def taught(world, dataset, taught, *_):  # type: ignore[no-untyped-def]
+        shown["taught"] = taught
+        return [Blind()]
+
+    monkeypatch.setattr(evaluating, "detect", noted)
+    monkeypatch.setattr(evaluating, "make_detectors", taught)
+    save_world(_world(0.1), tmp_path / "world", "card")  # of another split, which does not matter
+    config = EvaluateConfig(
+        DreamedWorld(str(tmp_path / "world")),
+        RealData(str(dataset.folder), unseen=True),
+        str(tmp_path / "out"),
+        clips=20,
+        horizon=2,
+        samples=1,
+        detection=replace(SMALL, window=2),
+        progress=False,
+    )
+    main(config)
+    halves = {name: set(indices.tolist()) for name, indices in shown.items()}
+    assert not halves["taught"] & halves["measured"]
+    assert halves["taught"] | halves["measured"] == set(range(len(LENGTHS)))
+    assert 3 <= len(halves["taught"]) <= 7
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert figures["clips"] == len(halves["measured"])  # dreams too are of the measured ones
 
 
 def test_other_games(make_dataset: Callable[..., EpisodeDataset]) -> None:
@@ -196,10 +251,6 @@ def test_the_setting_detection() -> None:
     assert not load_config("evaluate", EvaluateWorldConfig, overrides).detection.enabled
     config = load_config("evaluate", EvaluateWorldConfig, [*overrides, "detection=true"])
     assert config.detection == DetectionConfig(enabled=True)
-    with pytest.raises(ConfigError, match="learn from the training episodes"):
-        load_config(
-            "evaluate", EvaluateWorldConfig, [*overrides, "detection=true", "data.unseen=true"]
-        )
     with pytest.raises(ConfigError, match=r"detection.window is 0"):
         DetectionConfig(window=0)
     with pytest.raises(ConfigError, match="two of one name"):

@@ -81,6 +81,22 @@ def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.n
     return np.arange(len(dataset)) if held_out is None else split_of(dataset, held_out)[1]
 
 
+def taught_and_measured(
+    dataset: EpisodeDataset, data: RealData, held_out: HeldOut, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the episodes that baselines learn from, and of those that all are measured on.
+
+    They are pretraining's own training and held-out episodes; of data that the world never saw two
+    halves, drawn by `seed`.
+
+    Raises:
+        DataError: see `split_of`; or fewer than two recordings.
+    """
+    if data.unseen:
+        return split(dataset.recordings, 0.5, seed, dataset.lengths)
+    return split_of(dataset, held_out)
+
+
 def split_of(dataset: EpisodeDataset, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the episodes that pretraining learned from, and of those that it held out.
 

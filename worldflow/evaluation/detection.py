@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
+from worldflow.evaluation.clips import RealClips, real_clips
 from worldflow.evaluation.corruptions import (
     ANOTHER_GAME,
     DYNAMICS,
@@ -99,24 +99,26 @@ def detect(
     config: DetectionConfig,
     world: WorldModel,
     dataset: EpisodeDataset,
+    measured: np.ndarray,
     detectors: Sequence[Detector],
     seed: int,
     progress: bool,
 ) -> Detected:
-    """Measure every detector on every corruption of clips of held-out episodes.
+    """Measure every detector on every corruption of clips of episodes.
 
     Args:
         config: which clips.
         world: whose episodes, actions and frames they are.
-        dataset: what the world learned from.
+        dataset: where the episodes are.
+        measured: indices of episodes that neither the world nor a detector learned from.
         detectors: all that are measured, on the same videos.
         seed: of the choice of clips and of the corruptions.
         progress: show a progress bar.
 
     Raises:
-        DataError: fewer than two held-out episodes are long enough.
+        DataError: fewer than two of these episodes are long enough.
     """
-    frames, actions, episodes = _source(config, world, dataset, seed)
+    frames, actions, episodes = _source(config, dataset, measured, seed)
     length, given = config.given + config.window, config.given
     real = unchanged(frames, actions)
     normal = {d.name: d.score(real.frames, real.actions)[:, given:] for d in detectors}
@@ -141,7 +143,7 @@ def detect(
         for detector in detectors:
             strange = detector.score(video.frames, video.actions)[:, given:]
             for level in LEVELS:
-                measured = _measure(
+                measures = _measure(
                     level,
                     detector,
                     normal[detector.name],
@@ -150,10 +152,10 @@ def detect(
                     weights,
                 )
                 found[corruption.name][level][detector.name] = {
-                    name: interval(values).to_dict() for name, values in measured.items()
+                    name: interval(values).to_dict() for name, values in measures.items()
                 }
                 key = corruption.family, level, detector.name
-                replicates.setdefault(key, []).append(measured["auroc"])
+                replicates.setdefault(key, []).append(measures["auroc"])
     families: dict[str, Any] = {}
     for (family, level, name), values in replicates.items():
         mean = interval(np.mean(values, axis=0)).to_dict()
@@ -177,19 +179,42 @@ def _map(world: WorldModel, video: Video, seed: int) -> np.ndarray:
     return maps_over(world, clip, 1, seed)["strange"][0]
 
 
+def check_detection(
+    config: DetectionConfig, world: WorldModel, dataset: EpisodeDataset, measured: np.ndarray
+) -> None:
+    """Refuse at once what `detect` cannot measure; its arguments.
+
+    Raises:
+        ConfigError: the world is not calibrated for the window.
+        DataError: fewer than two of the episodes are long enough.
+        WorldFormatError: the world is not calibrated.
+    """
+    world.calibration.require("seen").require_window(config.window, "detection.window")
+    _long_enough(config, dataset, measured)
+
+
+def _long_enough(
+    config: DetectionConfig, dataset: EpisodeDataset, measured: np.ndarray
+) -> np.ndarray:
+    """The episodes of which clips can be made."""
+    length = 2 * (config.given + config.window)
+    long = measured[dataset.lengths[measured] >= length]
+    if len(long) < 2:  # other episodes are needed for their actions, and for intervals
+        raise DataError(
+            f"{dataset.folder}: of the {len(measured)} episodes to measure on {len(long)} have "
+            f"{length} frames, detection needs two or more; take a smaller detection.given or "
+            "detection.window"
+        )
+    return long
+
+
 def _source(
-    config: DetectionConfig, world: WorldModel, dataset: EpisodeDataset, seed: int
+    config: DetectionConfig, dataset: EpisodeDataset, measured: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Frames (R, 2T, H, W, 3), actions (R, 2T, ...) and E; row r is of the chosen episode r % E."""
     length = 2 * (config.given + config.window)
-    held_out = held_out_episodes(dataset, world.spec.held_out)
-    long = held_out[dataset.lengths[held_out] >= length]
+    long = _long_enough(config, dataset, measured)
     chosen = np.random.default_rng(seed).permutation(long)[: config.episodes]
-    if len(chosen) < 2:  # other episodes are needed for their actions, and for intervals
-        raise DataError(
-            f"{dataset.folder}: {len(chosen)} held-out episodes have {length} frames, detection "
-            "needs two or more; take a smaller detection.given or detection.window"
-        )
     draws = [
         real_clips(dataset, chosen, len(chosen), length, length - 1, "random", seed + number)
         for number in range(config.clips)

@@ -80,7 +80,23 @@ def dream_error_figures(
             name: correlations(values, error, valid, window, weights)
             for name, values in scores.items()
         },
+        "error_by_tenths": {
+            name: error_by_tenths(values, error, valid) for name, values in scores.items()
+        },
     }
+
+
+def error_by_tenths(score: np.ndarray, error: np.ndarray, valid: np.ndarray) -> list[float]:
+    """Mean error of the frames in each tenth of a score, from the lowest to the highest.
+
+    Args:
+        score: (S, B, T), finite where valid.
+        error: (S, B, T).
+        valid: (B, T) bool; ten frames or more, else there are fewer parts.
+    """
+    there = np.broadcast_to(valid, score.shape)
+    ordered = error[there][np.argsort(score[there], kind="stable")]
+    return [float(part.mean()) for part in np.array_split(ordered, min(10, len(ordered)))]
 
 
 def correlations(

@@ -17,9 +17,10 @@ from worldflow.evaluation.clips import (
     RecordedClips,
     held_out_episodes,
     real_clips,
+    taught_and_measured,
 )
 from worldflow.evaluation.controllability import agreement_figures, other_actions
-from worldflow.evaluation.detection import Detected, DetectionConfig, detect
+from worldflow.evaluation.detection import Detected, DetectionConfig, check_detection, detect
 from worldflow.evaluation.detection_report import print_detection
 from worldflow.evaluation.detectors.make import make_detectors
 from worldflow.evaluation.dream_error import dream_error_figures
@@ -93,14 +94,10 @@ class EvaluateConfig:
                 "detection=true asks what the world finds strange without a caption; measure it "
                 "with captions=false"
             )
-        for name in ("clips", "horizon", "samples", "batch", "strips"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.detection.enabled and self.data.unseen:
-            raise ConfigError(
-                "detection=true needs the data that the world learned from, as its baselines learn "
-                "from the training episodes; give those data and data.unseen=false"
-            )
+        least = dict.fromkeys(("clips", "horizon", "samples", "batch", "strips"), 1) | {"seed": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     world, dataset = load_world(config.world.path), EpisodeDataset(config.data.path)
     _check_fit(world, dataset)
     context = world.config.context
-    clips = _choose(config, world, dataset)
+    taught, episodes = _episodes(config, world, dataset)
+    clips = _choose(config, world, dataset, episodes)
     heat, seed = config.world.temperature, config.seed
     dreams = dream(world, clips, config.samples, config.batch, heat, seed, config.progress)
     reconstructed = reconstructions(world, clips, config.batch)
@@ -157,7 +155,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         other = dream(world, moved, config.samples, config.batch, heat, seed, config.progress)
         figures["agreement"] = agreement_figures(clips, dreams, other, valid, context)
         pictures[ACTIONS] = action_strip(clips, dreams, other, valid, context)
-    detected = _detect(config, world, dataset, clips, dreams, figures)
+    detected = _detect(config, world, dataset, taught, episodes, clips, dreams, figures)
     maps = maps_over(world, clips.first(config.strips), config.batch, seed)
     return Evaluation(figures, clips, dreams, reconstructed, metadata.fps, pictures, detected, maps)
 
@@ -193,6 +191,8 @@ def _detect(
     config: EvaluateConfig,
     world: WorldModel,
     dataset: EpisodeDataset,
+    taught: np.ndarray,
+    episodes: np.ndarray,
     clips: RealClips,
     dreams: Dreams,
     figures: dict[str, Any],
@@ -205,6 +205,7 @@ def _detect(
     detectors = make_detectors(
         world,
         dataset,
+        taught,
         folder,
         chosen.window,
         config.batch,
@@ -212,7 +213,7 @@ def _detect(
         chosen.updates,
         config.progress,
     )
-    detected = detect(chosen, world, dataset, detectors, config.seed, config.progress)
+    detected = detect(chosen, world, dataset, episodes, detectors, config.seed, config.progress)
     figures["detection"] = detected.figures
     figures["dream_error"] = dream_error_figures(
         clips,
@@ -226,7 +227,22 @@ def _detect(
     return detected
 
 
-def _choose(config: EvaluateConfig, world: WorldModel, dataset: EpisodeDataset) -> RecordedClips:
+def _episodes(
+    config: EvaluateConfig, world: WorldModel, dataset: EpisodeDataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those that baselines of detection learn from, and those that all is measured on."""
+    held_out = world.spec.held_out
+    if not config.detection.enabled:
+        unseen = config.data.unseen
+        return np.arange(0), held_out_episodes(dataset, None if unseen else held_out)
+    taught, measured = taught_and_measured(dataset, config.data, held_out, config.seed)
+    check_detection(config.detection, world, dataset, measured)
+    return taught, measured
+
+
+def _choose(
+    config: EvaluateConfig, world: WorldModel, dataset: EpisodeDataset, episodes: np.ndarray
+) -> RecordedClips:
     """The real clips, with what the world is told of them."""
     encoder = None
     if config.captions:
@@ -237,7 +253,6 @@ def _choose(config: EvaluateConfig, world: WorldModel, dataset: EpisodeDataset) 
             )
         encoder = encoder_of(world.spec.text)
     context = world.config.context
-    episodes = held_out_episodes(dataset, None if config.data.unseen else world.spec.held_out)
     length = min(context + config.horizon, int(dataset.lengths[episodes].max()))
     clips = real_clips(
         dataset, episodes, config.clips, length, context, config.start, config.seed, encoder

@@ -139,7 +139,7 @@ def _add_comparison(report: Report, found: dict[str, Any], settings: dict[str, A
     report.heading("Agents in dream and reality")
     report.text(
         f"Each policy plays {settings['episodes']} seeded episodes in the dream, cut after "
-        f"{settings['horizon']} steps, and as many in the real game, cut at the same frame. A "
+        f"{found['horizon']} steps, and as many in the real game, cut at the same frame. A "
         "dream starts after the world's given frames, and its return lacks their rewards. Random "
         "policies repeat their last action with the probability in their name; agents "
         + ("take their most probable action. " if settings["deterministic"] else "draw. ")

@@ -79,7 +79,11 @@ def add_evaluation(report: Report, figures: dict[str, Any], folder: Path) -> Non
         f"{figures['clips']} held-out clips, dreamed {figures['steps'][-1]} steps on from their "
         f"beginnings under the real actions (given frames: {figures['context']}; dreams of each "
         f"clip: {settings['samples']}; temperature: {settings['world']['temperature']}). Step 0 "
-        "is the last given frame. Where episodes end earlier, later steps have fewer clips."
+        "is the last given frame. Where episodes end earlier, later steps have fewer clips. "
+        "Numbers in brackets are 95% bootstrap intervals over clips, each of an episode of its "
+        "own; beside the real game over episodes or moments, as is said there. PSNR and SSIM in "
+        "the table are means over clips of each clip's own; curves over the horizon average "
+        "squared errors first."
     )
     if figures["captions"] is not None:
         report.text(

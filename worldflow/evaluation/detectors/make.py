@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.evaluation.clips import split_of
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.detectors.ensemble import Disagreement, PredictionError, fit_members
 from worldflow.evaluation.detectors.likelihood import (
@@ -23,6 +24,7 @@ from worldflow.world_model import WorldModel
 def make_detectors(
     world: WorldModel,
     dataset: EpisodeDataset,
+    taught: np.ndarray,
     folder: Path,
     window: int,
     batch: int,
@@ -30,11 +32,12 @@ def make_detectors(
     updates: int,
     progress: bool,
 ) -> list[Detector]:
-    """The world's own scores, then the baselines, which learn from the training episodes.
+    """The world's own scores, then the baselines, which learn from episodes of their own.
 
     Args:
         world: in eval mode.
-        dataset: what the world learned from.
+        dataset: where the episodes are.
+        taught: indices of those that the baselines learn from.
         folder: of the baselines' networks and the latents that they learn from; what is there of
             an earlier or interrupted run is used.
         window: frames that are scored together.
@@ -43,18 +46,15 @@ def make_detectors(
         updates: of each baseline network.
         progress: show progress bars.
     """
-    training, _ = split_of(dataset, world.spec.held_out)
     latents = LatentEpisodes(world.codec, dataset, folder)
-    members = fit_members(
-        world, latents, dataset.lengths, training, updates, folder, seed, progress
-    )
+    members = fit_members(world, latents, dataset.lengths, taught, updates, folder, seed, progress)
     scored = WorldScores(world, batch, seed)
     return [
         Novelty(scored),
         WindowNovelty(scored, window),
         NegativeLogLikelihood(scored),
         ReconstructionError(world, batch),
-        RandomNetworkDistillation(dataset, training, updates, folder, batch, seed, progress),
+        RandomNetworkDistillation(dataset, taught, updates, folder, batch, seed, progress),
         Disagreement(world, members, batch),
         PredictionError(world, members, batch),
     ]
