@@ -202,7 +202,7 @@ def horizon_within(horizon: int, world: WorldModel) -> int:
     if (possible := limit - world.config.context + 1) < 1:
         raise ConfigError(
             f"{source.env_id} truncates its episodes after {limit} steps, and a dream begins after "
-            f"{world.config.context} frames: nothing can be compared; set real=false"
+            f"{world.config.context} frames: nothing can be compared"
         )
     return min(horizon, possible)
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from worldflow.agents.algorithms import AgentConfig
 from worldflow.agents.cell_scores import Scoring, score
 from worldflow.agents.checkpoints import last_checkpoint
 from worldflow.agents.dream_grid import Cell, DreamGridConfig, cell_folder, training_of
@@ -29,8 +30,6 @@ from worldflow.errors import ConfigError
 from worldflow.saved_config import differences
 
 SCORES = "scores.json"
-# of settings that cells of before do not name, as there were none
-DEFAULTS = {"dream": asdict(DreamConfig()), "training": asdict(AgentCard())}
 
 
 def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
@@ -43,8 +42,11 @@ def read_scores(config: DreamGridConfig, cell: Cell) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found: dict[str, Any] = json.loads(path.read_text())
-    wanted = settings_of(config, cell, training_of(config, cell))
-    for name, (old, new) in differences(found["settings"], wanted, DEFAULTS).items():
+    training = training_of(config, cell)
+    wanted = settings_of(config, cell, training)
+    usual = AgentCard.of(DreamConfig(), AgentConfig(training.agent.algorithm), 0)
+    defaults = {"dream": asdict(DreamConfig()), "training": asdict(usual)}
+    for name, (old, new) in differences(found["settings"], wanted, defaults).items():
         raise ConfigError(
             f"{path} was made with {name}={old}, not {new}: use the same settings, delete the "
             "cell's folder, or choose another out="

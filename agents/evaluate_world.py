@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldflow.agents.compare import CompareConfig, compare
+from worldflow.agents.compare import CompareConfig, compare, horizon_within
 from worldflow.compiled import compile_step
 from worldflow.envs.decisions import (
     DecisionsConfig,
@@ -85,7 +85,7 @@ def beside_the_game(
     return figures, pictures
 
 
-def _check_game(world: WorldModel, captions: bool) -> None:
+def _check_game(world: WorldModel, captions: bool, compared: CompareConfig) -> None:
     if why_not(world) is not None:
         return
     if captions and world.spec.text is not None:
@@ -93,7 +93,7 @@ def _check_game(world: WorldModel, captions: bool) -> None:
             "captions=true, but what is measured beside the real game is told none: set real=false"
         )
     try:
-        make_source(SourceConfig(**world.spec.source)).close()
+        horizon_within(compared.horizon, world)  # which makes the environment
     except ConfigError as error:
         raise ConfigError(f"{error}; or leave the real environment out: real=false") from error
 
@@ -106,7 +106,7 @@ def main(config: EvaluateWorldConfig) -> None:
             before anything is measured.
     """
     if config.real:
-        _check_game(load_world(config.world.path), config.captions)
+        _check_game(load_world(config.world.path), config.captions, config.compare)
     evaluation = evaluate(config)
     if config.real:
         evaluation.figures["game"], pictures = beside_the_game(config)

@@ -95,7 +95,9 @@ class FinetuneConfig:
 
 @dataclass
 class DreamSettings:
-    """The dream that the judged agent learns in; see `worldflow.agents.dreams.DreamConfig`.
+    """The dream that agents learn in; see `worldflow.agents.dreams.DreamConfig`.
+
+    The explorer's has neither limit nor penalty, see `curious`.
 
     Attributes:
         horizon: steps after which an imagined episode is truncated.

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worldflow.agents.algorithms import AgentConfig
 from worldflow.agents.loop_config import TrainLoopConfig
 from worldflow.data.metadata import write_atomically
+from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError, DataError
 from worldflow.saved_config import differences
 
@@ -80,7 +82,8 @@ class LoopState:
             raise DataError(f"{path} is damaged ({error}): begin anew in another out=") from error
         if version != VERSION or state.stage not in STAGES:
             raise DataError(f"{path} is of another worldflow: begin anew in another out=")
-        defaults = TrainLoopConfig(config.source).settings()
+        usual = SourceConfig(config.source.env_id), AgentConfig(config.agent.algorithm)
+        defaults = TrainLoopConfig(usual[0], agent=usual[1]).settings()
         for name, (old, new) in differences(state.settings, wanted, defaults).items():
             raise ConfigError(
                 f"{folder} was begun with {name}={old}, not {new}: continue it with the same "

@@ -72,7 +72,8 @@ def main() -> None:
         config = read_settings(DreamGridConfig)
         if not config.report_only:
             work(config)
-        Path(config.out).mkdir(parents=True, exist_ok=True)
+        elif not Path(config.out).is_dir():
+            raise ConfigError(f"report_only=true, but there is no folder {config.out}")
         with held(Path(config.out) / LOCK, wait=True):  # other processes may share the grid
             report(config)
     except WorldflowError as error:

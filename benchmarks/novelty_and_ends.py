@@ -6,8 +6,8 @@ A caution (pessimism, truncation) sees nothing but the novelty of dreamed frames
 agent from flattering dreams if these are more novel than play in the game, or if more ends come
 than are foreseen where novelty is high. Each agent on latents plays both, its most probable action;
 in the game the head reads along, and from each real past one dreamed frame says how novel the next
-is. The steps in the game are parted by that novelty. Ratios have 95% bootstrap intervals over
-episodes. Settings: `NoveltyAndEnds`.
+is. The steps in the game are parted by that novelty. All is of temperature 1. Ratios have 95%
+bootstrap intervals over episodes. Settings: `NoveltyAndEnds`.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ class NoveltyAndEnds:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.agents or min(self.rows, self.horizon) < 1 or self.steps < self.rows:
-            raise ConfigError(
-                "give agents=[...], rows and horizon of 1 or more, and a step for each row"
-            )
+        if not self.agents:
+            raise ConfigError("whose novelty? give agents=[FOLDER,...]")
+        for name, least in (("rows", 1), ("horizon", 1), ("steps", self.rows), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def measure(config: NoveltyAndEnds) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -122,8 +123,9 @@ def by_novelty(novelty: Tensor, p: Tensor, came: Tensor, play: Play) -> list[dic
                 "ends": int(sums[0].sum()),
                 "foreseen": round(float(sums[1].sum()), 1),
                 "ends_over_foreseen": None if found is None else round(found["mean"], 2),
-                "low": None if found is None else round(found["low"], 2),
-                "high": None if found is None else round(found["high"], 2),
+                # of no end at all the bootstrap knows nothing
+                "low": round(found["low"], 2) if found and sums[0].any() else None,
+                "high": round(found["high"], 2) if found and sums[0].any() else None,
             }
         )
     return rows

@@ -242,7 +242,8 @@ class Run:
         del wanted["dream"]["path"]
         wanted["world"] = world_digest(self.config.world)
         if path.exists():
-            changed = differences(json.loads(path.read_text()), wanted, {})
+            usual = {"dream": asdict(DreamConfig())}
+            changed = differences(json.loads(path.read_text()), wanted, usual)
             if changed:
                 raise ConfigError(
                     f"out={self.folder} was begun with other {', '.join(changed)}: use the same, "

@@ -45,9 +45,9 @@ class Imagination:
 
     Raises:
         ValueError: an argument is out of range.
-        WorldFormatError: the world cannot be loaded, lacks a head (MissingHeadError), or its
-            calibration lacks what windows and limits of novelty need.
-        ConfigError: the world's denoiser looks ahead.
+        WorldFormatError: the world cannot be loaded, lacks a head (MissingHeadError), or is not
+            calibrated, which windows and limits of novelty need.
+        ConfigError: no calibration for the window, or the world's denoiser looks ahead.
         DataError: its pretraining was not finished, so that it has no starting contexts.
     """
 

@@ -33,11 +33,10 @@ class LikelihoodInfo(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
             calibrated without one.
 
     Raises:
-        ConfigError: the env observes something else, has other actions, or there is no encoder for
-            the prompt.
-        WorldFormatError: the world cannot be loaded, its calibration has no p-values, or it learned
-            with another encoder of text.
-        ConfigError: the world was calibrated for no such window.
+        ConfigError: the env observes something else, has other actions, the world was calibrated
+            for no such window, or there is no encoder for the prompt.
+        WorldFormatError: the world cannot be loaded or is not calibrated, or it learned with
+            another encoder of text.
         DataError: a prompt for a world that learned from no captions, an empty or a too long one.
 
     >>> from worldflow.envs.sources.catch import CatchEnv
@@ -98,7 +97,6 @@ class VectorLikelihoodInfo(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.
     Raises:
         ConfigError: as for `LikelihoodInfo`, or the env does not say its autoreset mode.
         WorldFormatError: as for `LikelihoodInfo`.
-        ValueError: as for `LikelihoodInfo`.
         DataError: as for `LikelihoodInfo`.
     """
 

@@ -29,11 +29,10 @@ class LiveScores:
         prompt: what the episodes are about; None: the world is not told.
 
     Raises:
-        WorldFormatError: the world cannot be loaded, its calibration has no p-values, or it learned
-            with another encoder of text.
-        ConfigError: the world was calibrated for no such window.
+        WorldFormatError: the world cannot be loaded or is not calibrated, or it learned with
+            another encoder of text.
         DataError: a prompt for a world that learned from no captions, an empty or a too long one.
-        ConfigError: no encoder for the prompt.
+        ConfigError: the world was calibrated for no such window, or no encoder for the prompt.
     """
 
     def __init__(

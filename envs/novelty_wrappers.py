@@ -101,7 +101,7 @@ class NoveltyTruncation(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Raises:
         ConfigError: not one limit of the two, or one out of range; later, a step has no novelty in
             its info.
-        WorldFormatError: the world's calibration has no p-values.
+        WorldFormatError: the world is not calibrated.
     """
 
     def __init__(

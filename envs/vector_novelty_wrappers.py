@@ -115,7 +115,7 @@ class VectorNoveltyTruncation(VectorWrapper[np.ndarray, Any, np.ndarray, Any, An
     Raises:
         ConfigError: another autoreset mode, not one limit of the two, or one out of range; later, a
             step has no novelty in its infos.
-        WorldFormatError: the world's calibration has no p-values.
+        WorldFormatError: the world is not calibrated.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ class Calibration:
 
     @property
     def tokens(self) -> int | None:
-        """N of the world that was measured, if the file says it."""
+        """N of the world that was measured; None without a calibration."""
         return None if self.seen is None else len(self.seen.tokens.mean)
 
     def novelty(self, kind: str, statistics: Tensor) -> Tensor:
@@ -110,15 +110,18 @@ class Calibration:
         return measure
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able form; `from_dict` is its inverse."""
+        """A JSON-able form; `from_dict` is its inverse.
+
+        Raises:
+            WorldFormatError: the world is not calibrated.
+        """
         result: dict[str, Any] = {
             name: getattr(self, name) for name in ("mean", "std", "quantiles", "frames")
         }
         for kind in KINDS:
-            measure = getattr(self, kind)
-            if measure is not None:
-                windows = {str(n): _plain(table) for n, table in measure.windows.items()}
-                result[kind] = {"windows": windows, "tokens": _plain(measure.tokens)}
+            measure = self.require(kind)
+            windows = {str(n): _plain(table) for n, table in measure.windows.items()}
+            result[kind] = {"windows": windows, "tokens": _plain(measure.tokens)}
         return result
 
     @classmethod

@@ -133,8 +133,8 @@ class Prediction(Scores):
     Attributes:
         latents: denoised, (B, N, C).
         decode: from latents to frames, see `frame`.
-        reward: (B,), or None for a world without a reward head.
-        terminated: (B,) bool, or None for a world without a termination head.
+        reward: (B,), or None for a world without a reward head, and of a first frame.
+        terminated: (B,) bool, or None for a world without a termination head, likewise.
         termination_probability: with which `terminated` was drawn, (B,), or None.
         jacobi_iterations: passes of each block, the global one first, (B, blocks) int64.
         sequential_fallbacks: blocks whose iterates were not finite, so that they were inverted one

@@ -84,10 +84,10 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
     @property
     def limit(self) -> int | None:
         """Actions after which an episode is truncated, as far as the environment declares it."""
-        spec = self.env.spec
-        own = None if spec is None or spec.max_episode_steps is None else spec.max_episode_steps
         limits = [self.config.max_episode_steps]
-        limits.append(None if own is None else math.ceil(own / self.config.frame_skip))
+        own = None if self.env.spec is None else self.env.spec.max_episode_steps
+        if own is not None and own > 0:  # -1 takes the limit away
+            limits.append(math.ceil(own / self.config.frame_skip))
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
@@ -122,7 +122,8 @@ class FrameSource(gym.Wrapper[np.ndarray, Any, Any, Any]):
         self._steps += 1
         if not terminated and self._steps == self.config.max_episode_steps:
             truncated = True
-        return self._observe(observation), total, bool(terminated), bool(truncated), info
+        cut = bool(truncated) and not terminated  # Gymnasium's own limit says both
+        return self._observe(observation), total, bool(terminated), cut, info
 
     def render(self) -> np.ndarray:
         """The current frame, (frame_size, frame_size, 3) uint8.

@@ -141,7 +141,16 @@ def test_a_world_from_before_max_episode_steps_opens_its_game() -> None:
     make_real(world, 1, "frames").close()
 
 
+def test_agents_that_draw_do_so_alike_whatever_is_played_before(quick: Quick) -> None:
+    out = train_agent(quick(16))
+    both = evaluate.evaluate_agent(settings(out, deterministic=False))
+    alone = evaluate.evaluate_agent(settings(out, deterministic=False, dream=False))
+    assert [row.returns for row in both if row.place == "real"] == [row.returns for row in alone]
+
+
 def test_bad_settings(quick: Quick, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed is -1; it must be at least 0"):
+        settings(tmp_path, seed=-1)
     for name, changes in {
         "episodes": {"episodes": 0}, "num_envs": {"num_envs": 0}, "eyes": {"eyes": "sharp"},
     }.items():  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from worldflow.agents.compare import (
     CompareConfig,
     StickyPolicy,
     candidates,
+    compare,
     comparison_figures,
+    horizon_within,
 )
 from worldflow.agents.evaluate_world import EvaluateWorldConfig, main, why_not
 from worldflow.agents.train import TrainAgentConfig, train_agent
@@ -131,3 +134,34 @@ def test_agents_that_are_not_there_or_do_not_fit(quick: Quick, tmp_path: Path) -
         CompareConfig(episodes=0)
     with pytest.raises(ConfigError, match="probabilities"):
         CompareConfig(sticky=[1.5])
+    with pytest.raises(ConfigError, match="names a folder twice"):
+        CompareConfig(agents=["runs/a", "runs/b", "runs/a"])
+
+
+def test_agents_whose_folders_have_one_name_are_told_apart(quick: Quick, tmp_path: Path) -> None:
+    agent = train_agent(quick(16))
+    twins = [str(shutil.copytree(agent, tmp_path / name / "agent")) for name in "ab"]
+    other = str(shutil.copytree(agent, tmp_path / "third"))
+    path = quick(16).world.path
+    assert path is not None
+    config = CompareConfig(agents=[*twins, other], sticky=[])
+    named = {who.name.partition(", ")[0] for who in candidates(config, load_world(path), path)}
+    assert named == {*twins, "third"}
+
+
+def test_dreams_are_no_longer_than_the_game_can_be(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = load_world(str(quick(16).world.path))  # of Catch, which declares no limit
+    context = world.config.context
+    assert horizon_within(1000, world) == 1000
+    limited = replace(world.spec, source={"env_id": "worldflow/Catch-v0", "max_episode_steps": 5})
+    world.spec = limited
+    assert horizon_within(1000, world) == 5 - context + 1 and horizon_within(1, world) == 1
+    found = compare(CompareConfig(episodes=2, horizon=9), world, "catch", 1.0, 0, progress=False)
+    assert found["horizon"] == 5 - context + 1
+    # Catch ends after seven steps: cut after five, nothing was won or lost
+    assert all(agent["real"]["mean"] == 0.0 for agent in found["agents"])
+    world.spec = replace(limited, source=limited.source | {"max_episode_steps": context - 1})
+    with pytest.raises(ConfigError, match=f"truncates its episodes after {context - 1} steps"):
+        horizon_within(1000, world)

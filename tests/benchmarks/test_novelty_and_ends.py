@@ -57,14 +57,15 @@ def test_each_step_is_drawn_from_its_own_past(monkeypatch: pytest.MonkeyPatch) -
 def test_ends_over_those_foreseen_by_parts() -> None:
     """100 steps of which the 10 most novel have all ends, each foreseen with a tenth."""
     episodes = play([11] * 10, [True] * 5 + [False] * 5)
-    novelty = torch.arange(100, dtype=torch.float32)
+    novelty = torch.arange(100.0).reshape(10, 10).T.flatten()  # the last of each episode
     came = torch.zeros(100, dtype=torch.bool)
-    came[[90, 92, 94, 96, 98]] = True
+    came[[9, 19, 29, 39, 49]] = True
     rows = by_novelty(novelty, torch.full((100,), 0.1, dtype=torch.float64), came, episodes)
     assert [row["steps"] for row in rows] == [50, 40, 10]
     assert [row["ends"] for row in rows] == [0, 0, 5]
     assert [row["foreseen"] for row in rows] == [5.0, 4.0, 1.0]
     assert [row["ends_over_foreseen"] for row in rows] == [0.0, 0.0, 5.0]
+    assert rows[0]["low"] is None and rows[2]["low"] < 5.0 < rows[2]["high"]
 
 
 def test_dreamed_steps_are_an_agents() -> None:
@@ -82,7 +83,8 @@ def test_dreamed_steps_are_an_agents() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match="rows and horizon of 1 or more"):
-        NoveltyAndEnds("takecover", [], 100)
-    with pytest.raises(ConfigError, match="a step for each row"):
-        NoveltyAndEnds("takecover", ["a"], 10, 20)
+    with pytest.raises(ConfigError, match="give agents="):
+        NoveltyAndEnds("takecover", [])
+    for wrong in ({"steps": 10, "rows": 20}, {"rows": 0}, {"horizon": 0}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is .*must be at least"):
+            NoveltyAndEnds("takecover", ["a"], **wrong)

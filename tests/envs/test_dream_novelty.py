@@ -15,6 +15,7 @@ from worldflow.envs.imagination import Imagination
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
 from worldflow.envs.vector import StarFlowWorldVectorEnv
 from worldflow.errors import ConfigError, WorldFormatError
+from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel
 
 MakeWorld = Callable[..., WorldModel]
@@ -99,6 +100,13 @@ def test_rows_that_are_cut_are_reset(scripted_world: MakeWorld, mode: AutoresetM
         assert envs.imagination.needs_reset.tolist() == [False, True]
 
 
+def test_a_world_that_looks_ahead_cannot_be_an_env() -> None:
+    config = tiny_config()
+    config.denoiser.lookahead = 1
+    with pytest.raises(ConfigError, match=r"looks ahead \(world\.denoiser\.lookahead=1\)"):
+        Imagination(tiny_world(config=config), 1)
+
+
 def test_bad_limits_and_uncalibrated_worlds_are_refused(scripted_world: MakeWorld) -> None:
     world = scripted_world()
     with pytest.raises(ValueError, match="max_novelty"):
@@ -106,7 +114,9 @@ def test_bad_limits_and_uncalibrated_worlds_are_refused(scripted_world: MakeWorl
     with pytest.raises(ConfigError, match="window=5"):
         Imagination(world, 1, novelty_window=5)
     world.calibration = replace(world.calibration, dreamed=None)
-    Imagination(world, 1)  # it dreams on, with the novelty of its time
+    plain = Imagination(world, 1)  # it dreams on, without novelty
+    plain.reset()
+    assert np.isnan(plain.step(np.array([0])).scores["novelty"]).all()
     for settings in ({"novelty_window": 2}, {"max_novelty": 3.0}):
         with pytest.raises(WorldFormatError, match=r"`dreamed` is missing.*worldflow calibrate"):
             Imagination(world, 1, **settings)  # type: ignore[arg-type]

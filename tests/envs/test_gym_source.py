@@ -128,6 +128,26 @@ def test_an_end_at_the_limit_is_an_end() -> None:
     assert ends == [(False, False)] * 6 + [(True, False)]
 
 
+def test_the_limit_that_an_environment_declares() -> None:
+    gym.register("TestLimited-v0", entry_point=Counter, max_episode_steps=7)
+    try:
+
+        def limit(env_id: str = "TestLimited-v0", **settings: Any) -> int | None:
+            return make_source(SourceConfig(env_id, **settings)).limit
+
+        assert (limit(), limit(max_episode_steps=5), limit(max_episode_steps=9)) == (7, 5, 7)
+        assert limit(frame_skip=3) == 3  # the third action is cut after one step
+        assert limit("TestCounter-v0") is None
+        assert limit("TestCounter-v0", max_episode_steps=4) == 4
+        assert limit(kwargs={"max_episode_steps": -1}) is None
+        env = make_source(SourceConfig("TestLimited-v0"))
+        env.reset(seed=0)
+        ends = [env.step(np.int64(0))[2:4] for _ in range(7)]
+        assert ends == [(False, False)] * 6 + [(True, False)]  # it ended there, and was not cut
+    finally:
+        del gym.registry["TestLimited-v0"]
+
+
 def test_actions_reach_the_environment_as_its_own_kind() -> None:
     env = make_source(SourceConfig("TestCounter-v0"))
     env.reset(seed=0)

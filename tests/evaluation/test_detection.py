@@ -19,7 +19,7 @@ from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation import evaluate as evaluating
 from worldflow.evaluation.detection import DetectionConfig, detect
 from worldflow.evaluation.detectors.detector import Detector
-from worldflow.evaluation.dream_error import correlations
+from worldflow.evaluation.dream_error import correlations, error_by_tenths
 from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
 from worldflow.evaluation.other_games import default_games, other_game, variant_clips
 from worldflow.evaluation.resampling import episode_weights
@@ -210,6 +210,16 @@ def test_errors_that_only_grow_with_time() -> None:
     assert "window" not in found  # longer than the dream
     of_time = correlations(steps + 0 * rows, error, np.ones((5, 4), np.bool_), 2, np.ones((1, 5)))
     assert of_time["within step"]["value"] is None
+
+
+def test_errors_by_tenths_of_a_score() -> None:
+    score = np.arange(40, dtype=float).reshape(2, 4, 5)[:, ::-1]  # any order
+    valid = np.ones((4, 5), np.bool_)
+    np.testing.assert_allclose(
+        error_by_tenths(score, 2 * score, valid), 2 * (1.5 + 4 * np.arange(10))
+    )
+    valid[:, 1:] = False  # eight frames are left
+    assert error_by_tenths(score, score, valid) == sorted(score[..., 0].ravel().tolist())
 
 
 def test_the_command(

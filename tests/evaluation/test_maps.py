@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -62,11 +60,9 @@ def test_unsure_is_red_where_the_scales_are_large() -> None:
     assert unsure[cells].min() >= unsure[~cells].max()
 
 
-def test_a_world_of_before_the_tables_and_one_as_sure_of_all_have_fewer_maps(
+def test_a_world_as_sure_of_all_has_fewer_maps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = tiny_world()
-    world.calibration = replace(world.calibration, seen=None)
-    assert maps_over(world, noise(), 2, 0).keys() == {"unsure"}
     monkeypatch.setattr(maps, "uncertainty_map", lambda *_: torch.ones(2, 6, 4, 4))
-    assert not maps_over(world, noise(), 2, 0)
+    assert maps_over(world, noise(), 2, 0).keys() == {"strange"}

@@ -113,7 +113,7 @@ def test_it_is_learned_with_the_whole_world_and_does_not_teach_the_flow(
 ) -> None:
     longest = int(EpisodeDataset(data).lengths.max())
     config = remembering(tiny_pretraining(data, tmp_path), clip=longest)
-    with pytest.raises(ConfigError, match="needs clips as long as episodes"):
+    with pytest.raises(ConfigError, match=r"needs training\.flow\.clip=2 to be as long"):
         main(remembering(tiny_pretraining(data, tmp_path / "short"), clip=2, part="all"))
     world = load_world(main(config))
     batch = LatentEpisodes(world.codec, EpisodeDataset(data), tmp_path).batch([(0, 0)], 6)

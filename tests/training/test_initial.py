@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from worldflow.evaluation.video import write_video
 from worldflow.flow.outcomes import PREFERENCE
 from worldflow.heads import HeadsConfig
 from worldflow.storage import load_world
+from worldflow.training.initial import other_split
 from worldflow.training.pretrain import PretrainConfig, main
+from worldflow.world_spec import HeldOut
 
+HELD = HeldOut(0.1, 0, episodes=20, recordings=20, frames=400)
 OPEN = HeadsConfig(hidden=8, reward=None, termination=None)
 
 
@@ -145,3 +149,36 @@ def test_what_cannot_be_learned_or_started_from_is_named(videos: Path, tmp_path:
     wider = replace(config.world, codec=replace(config.world.codec, widths=[8, 8, 8, 16]))
     with pytest.raises(ConfigError, match=r"is built otherwise \(codec\."):
         main(replace(config, world=wider, initial_world=str(base), out=str(tmp_path / "c")))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, False),
+        ({"seed": 1}, True),
+        ({"fraction": 0.2}, True),
+        ({"growing": True}, True),
+        ({"seed": 1, "episodes": 21}, False),
+        ({"seed": 1, "frames": 399}, False),
+    ],
+)
+def test_the_same_data_split_otherwise_are_told(change: dict[str, float], said: bool) -> None:
+    assert (other_split(HELD, replace(HELD, **change)) is not None) == said  # type: ignore[arg-type]
+    before = replace(HELD, frames=None)  # a world of before frames were counted
+    if "frames" not in change:
+        assert (other_split(before, replace(HELD, **change)) is not None) == said  # type: ignore[arg-type]
+
+
+def test_a_run_warns_where_it_measures_on_what_was_learned_from(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", ActionSpec("discrete", n=3))
+    first = tiny_pretraining(tmp_path / "data", tmp_path / "first")
+    base = main(first)
+    again = replace(first, initial_world=str(base), out=str(tmp_path / "again"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        main(again)
+    other = replace(again, training=replace(again.training, seed=1), out=str(tmp_path / "other"))
+    with pytest.warns(
+        UserWarning, match=r"split otherwise \(data\.held_out=0\.34 training\.seed=0"
+    ):
+        main(other)

@@ -24,8 +24,9 @@ class RealData:
 
     Attributes:
         path: folder of a dataset.
-        unseen: True: the world saw none of these episodes, and all are used. False: it learned
-            from this dataset, and only the episodes it held out are used.
+        unseen: True: the world saw none of these episodes, and all are used, with detection those
+            of one half (see `taught_and_measured`). False: it learned from this dataset, and only
+            the episodes it held out are used.
     """
 
     path: str = MISSING
@@ -87,10 +88,10 @@ def taught_and_measured(
     """Indices of the episodes that baselines learn from, and of those that all are measured on.
 
     They are pretraining's own training and held-out episodes; of data that the world never saw two
-    halves, drawn by `seed`.
+    halves, drawn by `seed` (parts of one recording only go apart where there is no other).
 
     Raises:
-        DataError: see `split_of`; or fewer than two recordings.
+        DataError: see `split_of`; or fewer than two episodes.
     """
     if data.unseen:
         return split(dataset.recordings, 0.5, seed, dataset.lengths)

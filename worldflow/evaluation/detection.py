@@ -46,14 +46,15 @@ class DetectionConfig:
 
     Attributes:
         enabled: whether it is measured.
-        episodes: held-out episodes at most; those shorter than 2 * (given + window) are left out.
+        episodes: at most, of those to measure on; those shorter than 2 * (given + window) are left
+            out.
         clips: of each episode.
         given: first frames of a clip, which are not scored.
         window: frames scored after them.
         others: datasets' folders, or names or folders of worlds, of other games; empty: the shipped
             worlds of other environments.
         variant: folder of a dataset of a variant of the game, or None.
-        updates: of each baseline network, on the training episodes.
+        updates: of each baseline network, on episodes of its own.
         resamples: of the episodes, for the intervals.
     """
 

@@ -95,7 +95,6 @@ def add_detection(report: Report, figures: Figures, dream_error: Figures, folder
             {
                 name: (list(range(1, len(parts) + 1)), np.array(parts))
                 for name, parts in dream_error["error_by_tenths"].items()
-                if name.endswith("of the dream")
             },
         )
     )

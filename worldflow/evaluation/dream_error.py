@@ -40,7 +40,7 @@ def dream_error_figures(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Rank correlations with the true error, JSON-able.
+    """Rank correlations with the true error, and errors by the dream's own scores; JSON-able.
 
     Args:
         clips: whose first `context` frames were given.
@@ -57,11 +57,12 @@ def dream_error_figures(
     )
     shown = np.concatenate([given, dreams.frames], axis=2).reshape(-1, *clips.frames.shape[1:])
     actions = np.tile(clips.actions, (samples, *[1] * (clips.actions.ndim - 1)))
-    scores = {
+    own = {
         "novelty of the dream": dreams.novelty,
         "NLL of the dream": -dreams.log_likelihood,
         "uncertainty of the dream": dreams.uncertainty,
     }
+    scores = dict(own)
     for detector in detectors:
         scored = detector.score(shown, actions)[:, context:]
         scores[f"{detector.name} of the shown frames"] = scored.reshape(samples, count, -1)
@@ -81,7 +82,7 @@ def dream_error_figures(
             for name, values in scores.items()
         },
         "error_by_tenths": {
-            name: error_by_tenths(values, error, valid) for name, values in scores.items()
+            name: error_by_tenths(values, error, valid) for name, values in own.items()
         },
     }
 

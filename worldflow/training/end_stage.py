@@ -95,6 +95,8 @@ class EndStage(PartStage):
     def validate(self, step: int, logger: RunLogger) -> None:
         """Log the loss on held-out episodes, the ends that come there, and those foreseen.
 
+        Of an episode longer than a clip its first frames count.
+
         And at the end, of clips of `SHOWN` frames, what `FlowValidation` measures: it is all but
         the head's, which does not change.
         """
@@ -131,11 +133,12 @@ class EndStage(PartStage):
         return head(noisy, condition, lengths), batch.terminated, later
 
 
-def check_memory(world: WorldConfig, clip: int, longest: int) -> None:
+def check_memory(world: WorldConfig, name: str, clip: int, longest: int) -> None:
     """Refuse to teach a head that reads the episode on pieces of episodes.
 
     Args:
         world: all of which is trained.
+        name: of the setting `clip`.
         clip: frames of a training clip.
         longest: frames of the longest episode to learn from.
 
@@ -144,9 +147,9 @@ def check_memory(world: WorldConfig, clip: int, longest: int) -> None:
     """
     if world.heads.termination and world.heads.termination_reads == EPISODE and clip < longest:
         raise ConfigError(
-            f"world.heads.termination_reads=episode needs clips as long as episodes, {longest} "
-            f"frames, and these have {clip}: train the world with "
-            "world.heads.termination=false, and then its head with training.flow.part=end"
+            f"world.heads.termination_reads=episode needs {name}={clip} to be as long as episodes, "
+            f"{longest} frames: set it so, or train the world with world.heads.termination=false, "
+            "and then its head with training.flow.part=end"
         )
 
 

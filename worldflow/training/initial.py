@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 
 from worldflow.config import flatten
@@ -47,6 +48,8 @@ def start_from(world: WorldModel, path: str, whole: bool) -> list[str]:
     outcomes, and one that is trained as a whole another window: a start, not the same function, as
     the frequencies of rotary positions follow the window.
 
+    Where it seems to have learned from what is held out now, that is said in a warning.
+
     Args:
         world: that starts.
         path: name or folder of the earlier world.
@@ -56,11 +59,12 @@ def start_from(world: WorldModel, path: str, whole: bool) -> list[str]:
         the names of what was made anew.
 
     Raises:
-        ConfigError: it is built otherwise, or learned from what shall be held out now.
+        ConfigError: it is built otherwise.
         WorldFormatError: it cannot be loaded.
     """
     earlier = load_world(path)
-    _check_held_out(earlier.spec.held_out, world.spec.held_out, path)
+    if (remark := other_split(earlier.spec.held_out, world.spec.held_out)) is not None:
+        warnings.warn(f"from={path}: {remark}", stacklevel=2)
     old, new = earlier.state_dict(), world.state_dict()
     if earlier.spec.reward_range != world.spec.reward_range:
         old = {name: value for name, value in old.items() if not name.startswith("reward_head.")}
@@ -91,20 +95,26 @@ def start_from(world: WorldModel, path: str, whole: bool) -> list[str]:
     return [name for name in new if name not in old]
 
 
-def _check_held_out(before: HeldOut, now: HeldOut, path: str) -> None:
-    """Refuse to measure on what the earlier world learned from."""
-    # as far as is known these are the same data, split otherwise
-    same = (before.episodes, before.frames, before.growing) == (
-        now.episodes,
-        now.frames,
-        now.growing,
+def other_split(before: HeldOut, now: HeldOut) -> str | None:
+    """What to say where an earlier world seems to have learned from what is held out now.
+
+    Args:
+        before: of the earlier world.
+        now: of the world that starts from it.
+
+    Returns:
+        a sentence; None where the data are others, or split as they were.
+    """
+    if before.episodes != now.episodes or before.frames not in (None, now.frames):
+        return None
+    if (before.fraction, before.seed, before.growing) == (now.fraction, now.seed, now.growing):
+        return None
+    return (
+        "it learned from as many episodes and frames, split otherwise "
+        f"(data.held_out={before.fraction} training.seed={before.seed} "
+        f"growing={str(before.growing).lower()}): if they are these, it knows most of the episodes "
+        "that are held out now, and what is measured on them is too good"
     )
-    if same and (before.fraction, before.seed) != (now.fraction, now.seed):
-        raise ConfigError(
-            f"from={path} learned from these data with data.held_out={before.fraction} and "
-            f"training.seed={before.seed}, so that it knows episodes which would be held out now: "
-            "set both as they were"
-        )
 
 
 def _changed(before: WorldConfig, after: WorldConfig, whole: bool) -> list[str]:

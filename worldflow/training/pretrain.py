@@ -107,7 +107,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     else:
         train, held_out = split(dataset.recordings, share, training.seed, lengths)
     if training.flow.part == "all":
-        check_memory(config.world, training.clips.clip, int(lengths[train].max()))
+        where = f"training.{'joint' if training.is_joint else 'flow'}.clip"
+        check_memory(config.world, where, training.clips.clip, int(lengths[train].max()))
     check_measurable(dataset, held_out, config.world.context)
     contexts = starting_contexts(
         dataset, held_out, config.world.context, config.starts, training.seed

@@ -1,4 +1,4 @@
-"""What the documentation shows is run or read: examples, commands, links."""
+"""What the documentation shows: examples are run, settings of commands are read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented import PAGES, ROOT, SPAN, parts_of
 from omegaconf import OmegaConf
 
 from worldflow import cli, config, sweep_plan
@@ -27,7 +28,6 @@ from worldflow.errors import ConfigError
 from worldflow.saved_config import save_config
 from worldflow.training.pretrain import PretrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
     ("" if path.parts[len(ROOT.parts)] == "worldflow" else "worldflow.")
     + ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -35,14 +35,6 @@ MODULES = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if ">>>" in path.read_text(encoding="utf-8")
 )
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for pattern in ("README.md", "CHANGELOG.md", "docs/**/*.md", "worldflow/worlds/*/card.md")
-    for path in sorted(ROOT.glob(pattern))
-}
-SPAN = re.compile(r"(?<!`)(`+)(?!`)((?:(?!\n\n).)+?)(?<!`)\1(?!`)", re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
-HEADING = re.compile(r"#{1,6} +(.+?)(?: +#+)? *")
 VARIABLES = re.compile(r"(?:[A-Z_]+=\S+ )+")  # that may stand before a command
 MODULE = re.compile(r".* -m worldflow\.(?=[a-z]+ )")  # that torchrun starts
 COMMAND = re.compile(r"(?:worldflow |python benchmarks/)[a-z]")
@@ -72,20 +64,6 @@ class Documented:
 
 class SettingsRead(Exception):  # noqa: N818  # no error
     """Ends a benchmark that has read its settings."""
-
-
-def parts_of(text: str) -> tuple[list[str], list[str]]:
-    """The lines of a page's code, and those of its prose; each empty where the other is."""
-    code, prose = [], []
-    fenced, before_code = False, True
-    for line in text.splitlines():
-        fence = line.lstrip().startswith("```")
-        indented = line.startswith("    ") and before_code  # it does not interrupt a paragraph
-        is_code = fenced or fence or indented
-        code.append(line if is_code and not fence else "")
-        prose.append("" if is_code else line)
-        fenced, before_code = fenced != fence, is_code or not line.strip()
-    return code, prose
 
 
 def commands_of(page: str, text: str) -> Iterator[Documented]:
@@ -206,36 +184,6 @@ def refusal_of_benchmark(path: str, words: list[str], monkeypatch: pytest.Monkey
     raise AssertionError(f"{path} has read no settings")
 
 
-def anchors(text: str) -> list[str]:
-    """The anchors that GitHub gives to the headings of a page, in their order."""
-    headings = (HEADING.fullmatch(line) for line in parts_of(text)[1])
-    seen: Counter[str] = Counter()
-    found = []
-    for heading in filter(None, headings):
-        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading[1])  # of a link its text
-        name = anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
-        while anchor in seen:
-            seen[name] += 1
-            anchor = f"{name}-{seen[name]}"
-        seen[anchor] = 0
-        found.append(anchor)
-    return found
-
-
-def broken_links(page: str, text: str) -> list[str]:
-    """The links of a page's text that lead nowhere; those into the web are not followed."""
-    broken = []
-    for target in LINK.findall(SPAN.sub("", "\n".join(parts_of(text)[1]))):
-        path, _, anchor = target.partition("#")
-        if re.match(r"[a-z]+:", target):
-            continue
-        found = ((ROOT / page).parent / path if path else ROOT / page).resolve()
-        there = found.is_relative_to(ROOT) and found.exists()
-        if not there or (anchor and anchor not in anchors(found.read_text(encoding="utf-8"))):
-            broken.append(target)
-    return broken
-
-
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
@@ -316,42 +264,4 @@ import worldflow
         ("page:18", "worldflow calibrate"),
         ("page:2", "worldflow collect steps=5"),
         ("page:3", "worldflow demo"),
-    ]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    assert broken_links(page, PAGES[page]) == []
-
-
-def test_anchors_are_those_of_github() -> None:
-    text = """
-# What `a_b` is, and *why* (0.5 - 1): [a page](b.md)!
-## Bars ##
-## Bars
-## Bars-1
-## Bars
-```
-# a comment
-```
-    # code
-#no heading
-### Größe — 2 × 3
-"""
-    title = "what-a_b-is-and-why-05---1-a-page"
-    assert anchors(text) == [title, "bars", "bars-1", "bars-1-1", "bars-2", "größe--2--3"]
-
-
-def test_broken_links_are_found() -> None:
-    text = """
-# Here
-[text](README.md), [`code`](docs/guide.md#no-heading), [a](#here), [b](#there), ![c](none.png),
-[d](https://example.org/none), [e](../outside.md), `[f](code.md)`
-
-    [g](code.md)
-"""
-    wrong = ["docs/guide.md#no-heading", "#here", "#there", "none.png", "../outside.md"]
-    assert broken_links("README.md", text) == wrong
-    assert broken_links("docs/guide.md", "[a](data.md) [b](../README.md) [c](guide.md#no)") == [
-        "guide.md#no"
     ]
