@@ -47,7 +47,7 @@ def report(config: DreamGridConfig) -> None:
     results = [result for result in scored.values() if result is not None]
     missing = [name for name, result in scored.items() if result is None]
     if not results:
-        raise ConfigError(f"{config.out} has no finished cell: run without report_only=true first")
+        raise nothing(config)
     rows = table_rows(results)
     compared = [row for weights in (LAST, BEST) for row in comparisons(results, weights)]
     figures = {
@@ -66,6 +66,11 @@ def report(config: DreamGridConfig) -> None:
         note(f"not finished: {', '.join(missing)}")
 
 
+def nothing(config: DreamGridConfig) -> ConfigError:
+    """What to say where there is nothing to report."""
+    return ConfigError(f"{config.out} has no finished cell: run without report_only=true first")
+
+
 def main() -> None:
     """Read the settings, run, report."""
     try:
@@ -73,7 +78,7 @@ def main() -> None:
         if not config.report_only:
             work(config)
         elif not Path(config.out).is_dir():
-            raise ConfigError(f"report_only=true, but there is no folder {config.out}")
+            raise nothing(config)
         with held(Path(config.out) / LOCK, wait=True):  # other processes may share the grid
             report(config)
     except WorldflowError as error:
