@@ -10,19 +10,16 @@ agent's, as many as come. Ratios have 95% bootstrap intervals over episodes. Set
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+from ends.agents import played
 from ends.head import head_of, probabilities, step_losses
-from ends.play import RealGame
 from omegaconf import MISSING
 from timing import machine, print_table, read_settings
 
-from worldflow.agents.saved import knows_latents, load_agent
 from worldflow.compiled import open_world
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.association import ratio
@@ -59,16 +56,8 @@ def measure(config: ForeseenEnds) -> list[dict[str, Any]]:
     """
     world, rows = open_world(config.world, "cpu"), []
     head = head_of(world, config.world)
-    for name in config.agents:
-        model, card = load_agent(name, "cpu")
-        if card.agent.observation != "latents" or not knows_latents(card, config.world):
-            raise ConfigError(f"agents: {name} does not see latents of world={config.world}")
-        with contextlib.closing(RealGame(world, config.rows, card.agent.frame_stack)) as game:
-            play = game.play(
-                lambda seen, model=model: model.predict(seen, deterministic=True)[0],
-                config.steps,
-                np.random.SeedSequence(config.seed),
-            )
+    settings = config.agents, config.rows, config.steps, config.seed
+    for name, _, _, play in played(world, config.world, *settings):
         p = probabilities(head, play).double()
         loss = step_losses(p, play).mean()
         each = torch.stack([piece.sum() for piece in p.split((play.lengths - 1).tolist())])

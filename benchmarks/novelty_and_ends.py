@@ -12,21 +12,20 @@ bootstrap intervals over episodes. Settings: `NoveltyAndEnds`.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from ends.agents import played
 from ends.head import ends, head_of, probabilities
 from ends.novelty import dreamed_steps, novelty_of_steps
-from ends.play import Play, RealGame
+from ends.play import Play
 from omegaconf import MISSING
 from timing import machine, print_table, read_settings
 from torch import Tensor
 
-from worldflow.agents.saved import knows_latents, load_agent
 from worldflow.compiled import open_world
 from worldflow.errors import ConfigError, WorldflowError
 from worldflow.evaluation.association import ratio
@@ -71,16 +70,8 @@ def measure(config: NoveltyAndEnds) -> tuple[list[dict[str, Any]], list[dict[str
     """
     world, whole, parts = open_world(config.world, "cpu"), [], []
     head = head_of(world, config.world)
-    for name in config.agents:
-        model, card = load_agent(name, "cpu")
-        if card.agent.observation != "latents" or not knows_latents(card, config.world):
-            raise ConfigError(f"agents: {name} does not see latents of world={config.world}")
-        with contextlib.closing(RealGame(world, config.rows, card.agent.frame_stack)) as game:
-            play = game.play(
-                lambda seen, model=model: model.predict(seen, deterministic=True)[0],
-                config.steps,
-                np.random.SeedSequence(config.seed),
-            )
+    settings = config.agents, config.rows, config.steps, config.seed
+    for name, model, card, play in played(world, config.world, *settings):
         p, came = probabilities(head, play).double(), ends(play)
         novelty = novelty_of_steps(world, play, torch.Generator().manual_seed(config.seed))
         dreamed = dreamed_steps(
