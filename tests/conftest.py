@@ -17,6 +17,14 @@ from worldflow.world_state import Prediction, WorldState
 FOREVER = 1_000_000
 
 
+def pytest_runtest_setup() -> None:
+    """Seed what draws from torch's global generator (initial weights), before any fixture.
+
+    A test then sees the same bits whichever tests its process ran before.
+    """
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def scripted_world() -> Callable[..., WorldModel]:
     """Makes a `tiny_world` whose rewards and ends of episodes are known beforehand.

@@ -19,11 +19,6 @@ from worldflow.world_state import WorldState
 TOKENS, CHANNELS, CONDITION = 3, 2, 4
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def small_head() -> EpisodeTerminationHead:
     return EpisodeTerminationHead(TOKENS, CHANNELS, CONDITION, 16)
 

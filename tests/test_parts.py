@@ -25,11 +25,6 @@ from worldflow.termination import TerminationHead
 from worldflow.testing import randomize
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def test_frames_survive_the_way_to_float_and_back() -> None:
     frames = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(1, 1, 1, 3)
     floats = to_float(frames)
@@ -92,7 +87,6 @@ def test_boxes_are_scaled_to_one() -> None:
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_denoiser_steps_as_it_runs(window: int) -> None:
-    torch.manual_seed(0)
     config = DenoiserConfig(window=window, transformer=TransformerConfig(8, 2, 2))
     denoiser = Denoiser(config, 3, 2, 4).double().eval()
     randomize(denoiser, 0)

@@ -27,11 +27,6 @@ SPECS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def actions_of(spec: ActionSpec, *shape: int) -> torch.Tensor:
     if spec.kind == "box":
         low, high = torch.tensor(spec.low), torch.tensor(spec.high)

@@ -121,7 +121,6 @@ def test_sampler_gives_the_gaussian_in_the_limit_of_steps() -> None:
 
 
 def test_unet_is_zero_at_first_and_reads_its_condition() -> None:
-    torch.manual_seed(0)
     net = UNet(UNetConfig([8, 16, 16], 1, 4), 6, 3)
     x, condition = torch.randn(2, 6, 16, 24), torch.randn(2, 4)
     assert not net(x, condition).any()
@@ -158,7 +157,6 @@ def test_sample_has_the_shape_of_frames_and_repeats(spec: ActionSpec) -> None:
 
 def test_an_untrained_loss_is_the_variance_of_the_target() -> None:
     """F = 0 and data of the assumed standard deviation: the mean square of a unit target."""
-    torch.manual_seed(0)
     spec = DiffusionSpec(ActionSpec("none"), (16, 16, 3), HeldOut(0.1, 0, 10))
     world = DiffusionWorld(TINY, spec)
     grey = (127.5 + 127.5 * 0.5 * torch.randn(64, 16, 16, 3)).clamp(0, 255).to(torch.uint8)

@@ -152,7 +152,6 @@ def made_up(episodes: int, seed: int) -> tuple[Play, torch.Tensor]:
 
 
 def test_a_head_learns_the_chance_of_the_end() -> None:
-    torch.manual_seed(0)
     head = EpisodeTerminationHead(4, 3, 2, 16)
     (one, _), (two, _), (fresh, chance) = (made_up(1500, seed) for seed in (0, 1, 2))
     before = log_loss(head, [one, two])

@@ -40,7 +40,6 @@ def clip(rows: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_text_and_actions_are_given_together_or_alone(spec: ActionSpec) -> None:
-    torch.manual_seed(0)
     conditioning = Conditioning(spec, 8, TextSpec("words", "x", 4))
     actions = torch.ones(2, 3, *spec.shape).to(torch.float32 if spec.kind == "box" else torch.int64)
     text = torch.nn.functional.normalize(torch.randn(2, 4), dim=1)
