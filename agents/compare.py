@@ -24,7 +24,7 @@ from worldflow.envs.sources import make_source
 from worldflow.envs.spaces import observation_space
 from worldflow.errors import ConfigError
 from worldflow.evaluation.association import interval, pearson, spearman
-from worldflow.evaluation.metrics import bootstrap
+from worldflow.metrics import bootstrap
 from worldflow.world_model import WorldModel
 
 

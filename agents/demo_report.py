@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from worldflow.data.metadata import write_atomically
-from worldflow.evaluation.curves import read_scalars
 from worldflow.evaluation.output import FIGURES, add_evaluation
-from worldflow.evaluation.plots import bar_chart, line_chart
-from worldflow.evaluation.report import Report
+from worldflow.pictures.curves import read_scalars
+from worldflow.pictures.plots import bar_chart, line_chart
+from worldflow.pictures.report import Report
 
 # (folder, title, unit of x, unit of y, {name: tag}); a tag that was never logged is left out.
 CURVES = [

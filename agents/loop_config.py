@@ -14,7 +14,7 @@ from worldflow.config import flatten
 from worldflow.envs.policies import PolicyConfig
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
-from worldflow.termination import EPISODE
+from worldflow.heads.termination import EPISODE
 from worldflow.training.flow_stage import FlowTraining
 from worldflow.training.settings import TrainingConfig
 from worldflow.world_spec import WorldConfig

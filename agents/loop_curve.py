@@ -12,8 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from worldflow.agents.evaluation_history import EVALUATIONS
 from worldflow.agents.loop_state import Round
 from worldflow.data.metadata import write_atomically
-from worldflow.evaluation.plots import line_chart
-from worldflow.evaluation.report import Report
+from worldflow.pictures.plots import line_chart
+from worldflow.pictures.report import Report
 
 PAGE, TENSORBOARD = "report.html", "tensorboard"
 RANDOM = -1  # the round of the random policy's rows

@@ -9,7 +9,7 @@ from typing import Any
 
 from worldflow.agents.play import Played
 from worldflow.data.metadata import write_atomically
-from worldflow.evaluation.metrics import bootstrap
+from worldflow.metrics import bootstrap
 
 FOOTER = """\
 Compare policies within one place. A dream starts after the world's context frames and is cut at

@@ -41,9 +41,9 @@ from timing import measure_into, note, print_table, read_settings
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.evaluation.clips import split_of
-from worldflow.evaluation.strips import save_png, strip
 from worldflow.flow.guidance import Guidance
+from worldflow.held_out import split_of
+from worldflow.pictures.strips import save_png, strip
 from worldflow.storage import load_world
 from worldflow.text.encoder import embed, encoder_of
 

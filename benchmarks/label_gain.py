@@ -28,9 +28,9 @@ from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata, write_atomically
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.evaluation.clips import split_of
-from worldflow.evaluation.metrics import bootstrap
+from worldflow.held_out import split_of
 from worldflow.labelling.label import LabelConfig, label
+from worldflow.metrics import bootstrap
 from worldflow.storage import load_world, save_world
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.training.pretrain import main as pretrain

@@ -23,7 +23,7 @@ from torch import Tensor
 from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import DataError
-from worldflow.evaluation.clips import held_out_episodes
+from worldflow.held_out import held_out_episodes
 from worldflow.novelty import Table
 from worldflow.randomness import generator_of
 from worldflow.storage import load_world

@@ -36,11 +36,11 @@ from timing import measure_into, note, print_table, read_settings
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.evaluation.clips import split_of
-from worldflow.evaluation.strips import save_png, strip
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import Request, dream_video
 from worldflow.generation.inputs import no_actions
+from worldflow.held_out import split_of
+from worldflow.pictures.strips import save_png, strip
 from worldflow.randomness import generator_of
 from worldflow.storage import load_world
 from worldflow.text.encoder import TextEncoder, embed, encoder_of

@@ -27,7 +27,7 @@ from timing import machine, note, read_settings
 from worldflow.compiled import DEVICES
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.evaluation.clips import split_of
+from worldflow.held_out import split_of
 from worldflow.storage import load_world
 from worldflow.training.resume import start_or_continue
 

@@ -16,7 +16,7 @@ from worldflow.errors import ConfigError
 from worldflow.evaluation.association import ratio
 from worldflow.evaluation.controllability import excess
 from worldflow.evaluation.decisions import Outcomes, decided, fidelity_figures
-from worldflow.evaluation.strips import strip
+from worldflow.pictures.strips import strip
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 

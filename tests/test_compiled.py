@@ -10,7 +10,7 @@ import torch
 from worldflow.compiled import compile_step
 from worldflow.flow.guidance import Guidance
 from worldflow.flow.transformer import TransformerConfig
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
 from worldflow.testing import randomize, tiny_config, tiny_world
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import WorldConfig

@@ -59,6 +59,7 @@ def offenders(folder: str, banned: tuple[str, ...]) -> list[str]:
     ("folder", "banned"),
     [
         ("worldflow", ("gymnasium", "stable_baselines3", "worldflow.envs", "worldflow.agents")),
+        ("worldflow/training", ("worldflow.evaluation",)),
         ("envs", ("stable_baselines3", "worldflow.agents")),
         ("tests", ("envs", "agents", "configs")),
     ],

@@ -19,9 +19,9 @@ from worldflow.flow.affine import LOG_SCALE_BOUND, AffineHead
 from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
-from worldflow.heads import RewardHead, symexp, symlog
+from worldflow.heads.reward import RewardHead, symexp, symlog
+from worldflow.heads.termination import TerminationHead
 from worldflow.randomness import normal, uniform
-from worldflow.termination import TerminationHead
 from worldflow.testing import randomize
 
 

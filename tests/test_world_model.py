@@ -12,7 +12,7 @@ import torch
 import worldflow
 from worldflow.actions import ActionSpec
 from worldflow.errors import ConfigError, DataError, MissingHeadError
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
 from worldflow.scoring import FULL_FORWARD_FRAMES
 from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world

@@ -22,7 +22,7 @@ from worldflow.actions import ActionSpec
 from worldflow.calibration import REMEDY, UNCALIBRATED, Calibration
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import MissingHeadError, WorldflowError, WorldFormatError
-from worldflow.termination import FRAME
+from worldflow.heads.termination import FRAME
 from worldflow.text.spec import TextSpec
 from worldflow.world_model import WorldModel
 from worldflow.world_spec import Contexts, HeldOut, WorldConfig, WorldSpec

@@ -12,7 +12,7 @@ from worldflow.denoiser import DenoiserConfig
 from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
 from worldflow.novelty import SEEN
 from worldflow.text.spec import TextSpec
 from worldflow.text.words import WordEncoder

@@ -15,7 +15,7 @@ from worldflow.denoiser import Denoiser, tweedie
 from worldflow.errors import DataError, MissingHeadError
 from worldflow.flow.flow import Flow
 from worldflow.flow.guidance import Guidance
-from worldflow.heads import build_heads
+from worldflow.heads.config import build_heads
 from worldflow.randomness import Generators, fixed, normal
 from worldflow.scoring import flow_output, score_video
 from worldflow.stepping import dream_first, dream_frame, observe_frames

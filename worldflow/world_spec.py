@@ -12,7 +12,7 @@ from worldflow.codec import CodecConfig
 from worldflow.denoiser import DenoiserConfig
 from worldflow.errors import ConfigError
 from worldflow.flow.flow import FlowConfig
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
 from worldflow.text.spec import TextSpec
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from worldflow.episode_memory import EpisodeMemory
 from worldflow.flow.cache import WindowCache
 from worldflow.flow.flow import FlowState
 from worldflow.flow.guidance import Guidance
+from worldflow.heads.episode_memory import EpisodeMemory
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.envs.policies import RandomPolicy
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.controllability import agreement_figures, other_actions
-from worldflow.evaluation.metrics import bootstrap, decibels, squared_error
 from worldflow.evaluation.simulate import Dreams, chunks, clip_noise
+from worldflow.metrics import bootstrap, decibels, squared_error
 from worldflow.scoring import LiveScorer
 from worldflow.world_model import WorldModel
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from drift.statistics import FRECHET, STATISTICS, STRANGE
 from worldflow.data.metadata import write_atomically
-from worldflow.evaluation.plots import line_chart
-from worldflow.evaluation.report import Report
-from worldflow.evaluation.strips import png, strip
+from worldflow.pictures.plots import line_chart
+from worldflow.pictures.report import Report
+from worldflow.pictures.strips import png, strip
 
 FIGURES, TABLE, PAGE, STRIP = "horizon.json", "horizon.md", "report.html", "strip.png"
 UNITS = {FRECHET: "squared latent units", STRANGE: "share of frames"}

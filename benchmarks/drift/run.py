@@ -28,8 +28,9 @@ from drift.store import Measured, measured
 from worldflow.compiled import open_world
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import RealClips, held_out_episodes, real_clips
+from worldflow.evaluation.clips import RealClips, real_clips
 from worldflow.evaluation.simulate import chunks
+from worldflow.held_out import held_out_episodes
 from worldflow.storage import WEIGHTS, find_world
 from worldflow.world_model import WorldModel
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ends.play import Play
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
+from worldflow.heads.episode_memory import EpisodeTerminationHead
 from worldflow.world_model import WorldModel
 
 HELD_OUT = 10  # of so many episodes one is measured on

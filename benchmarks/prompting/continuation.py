@@ -9,9 +9,9 @@ import torch
 
 from prompting.accuracy import RESAMPLES
 from prompting.given import Given, request_from
-from worldflow.evaluation.metrics import decibels, squared_error
 from worldflow.evaluation.resampling import episode_weights, interval
 from worldflow.generation.dreaming import dream_video
+from worldflow.metrics import decibels, squared_error
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 

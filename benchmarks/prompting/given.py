@@ -15,10 +15,10 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import DataError
 from worldflow.evaluation.simulate import chunks
-from worldflow.evaluation.strips import save_png
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import Request, dream_video
 from worldflow.generation.generate import GenerateConfig, request_of
+from worldflow.pictures.strips import save_png
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 

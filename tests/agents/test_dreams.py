@@ -28,8 +28,8 @@ from worldflow.envs.sources import SourceConfig
 from worldflow.envs.starts import Start
 from worldflow.envs.vector import StarFlowWorldVectorEnv
 from worldflow.errors import ConfigError, DataError, WorldFormatError
-from worldflow.evaluation.curves import read_scalars
 from worldflow.flow.guidance import Guidance
+from worldflow.pictures.curves import read_scalars
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 from worldflow.world_model import WorldModel

@@ -29,8 +29,8 @@ from worldflow.config import load_config
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.envs.policies import PolicyConfig
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import split_of
-from worldflow.evaluation.curves import read_scalars
+from worldflow.held_out import split_of
+from worldflow.pictures.curves import read_scalars
 
 TINY = [
     "world.condition=8",

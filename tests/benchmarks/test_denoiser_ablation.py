@@ -16,10 +16,10 @@ from denoiser_ablation import ALONE, CODEC, MATCHED, measure, ways
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.metrics import decibels, squared_error
 from worldflow.evaluation.score_matching import EXACT, cut
 from worldflow.evaluation.ssim import ssim
 from worldflow.flow.flow import Flow
+from worldflow.metrics import decibels, squared_error
 from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel

@@ -44,8 +44,8 @@ from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.metrics import PSNR_LIMIT
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
+from worldflow.metrics import PSNR_LIMIT
 from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel

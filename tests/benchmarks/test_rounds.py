@@ -34,8 +34,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from worldflow.actions import ActionSpec
 from worldflow.agents.saved import load_agent
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
+from worldflow.heads.episode_memory import EpisodeTerminationHead
 from worldflow.storage import load_world, save_world
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel

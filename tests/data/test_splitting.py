@@ -14,7 +14,7 @@ from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.data.splitting import divides_a_recording, split, split_growing
 from worldflow.errors import DataError
-from worldflow.evaluation.clips import held_out_episodes, split_of
+from worldflow.held_out import held_out_episodes, split_of
 from worldflow.storage import load_world
 from worldflow.world_spec import HeldOut
 

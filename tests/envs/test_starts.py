@@ -15,8 +15,8 @@ from gymnasium.utils.env_checker import check_env
 import worldflow
 from worldflow.envs.star_flow_world import StarFlowWorldEnv
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.video import write_video
 from worldflow.flow.guidance import Guidance
+from worldflow.pictures.video import write_video
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 from worldflow.text.encoder import embed, encoder_of

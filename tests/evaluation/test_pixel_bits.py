@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from worldflow.codec import CodecConfig
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.pixel_bits import fit_pixel_scale, pixel_bits, pixel_figures
+from worldflow.evaluation.pixel_figures import pixel_figures
 from worldflow.evaluation.simulate import clip_noise
+from worldflow.pixel_bits import fit_pixel_scale, pixel_bits
 from worldflow.storage import load_world, save_world
 from worldflow.testing import randomize, tiny_config, tiny_world
 from worldflow.world_model import WorldModel

@@ -17,7 +17,7 @@ from worldflow.flow.affine import LOG_SCALE_BOUND, Affine
 from worldflow.flow.flow import Flow
 from worldflow.flow.guidance import Guidance, Unconditional, guide, guide_choice
 from worldflow.flow.sampler import SamplerConfig
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
 from worldflow.testing import randomize, tiny_config, tiny_world
 
 TOKENS, CHANNELS, CONDITION = 5, 2, 8

@@ -24,7 +24,7 @@ from worldflow.denoiser import DenoiserConfig, tweedie
 from worldflow.flow.block import GlobalConfig
 from worldflow.flow.flow import FlowConfig
 from worldflow.flow.transformer import TransformerConfig
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
 from worldflow.training.batches import Episodes
 from worldflow.training.checkpoint import Progress
 from worldflow.training.flow_stage import FlowStage, FlowTraining

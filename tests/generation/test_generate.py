@@ -14,9 +14,9 @@ from worldflow.actions import ActionSpec
 from worldflow.cli import USER_ERROR, main
 from worldflow.data.formats.decoding import read_frames
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.video import write_video
 from worldflow.generation.generate import GenerateConfig
 from worldflow.generation.inputs import read_actions, read_image, read_start
+from worldflow.pictures.video import write_video
 from worldflow.storage import save_world
 from worldflow.testing import tiny_config, tiny_world
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from worldflow import metrics
 from worldflow.actions import ActionSpec
 from worldflow.errors import DataError
-from worldflow.evaluation import metrics
 from worldflow.labelling.calibration import (
     MAX_TEMPER,
     Reliability,

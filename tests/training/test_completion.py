@@ -14,8 +14,8 @@ from training_runs import SIZE, tiny_pretraining, write_dataset
 from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError
-from worldflow.evaluation.clips import held_out_episodes
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
+from worldflow.held_out import held_out_episodes
 from worldflow.storage import load_world
 from worldflow.training.completion import (
     MAX_CONTEXTS,

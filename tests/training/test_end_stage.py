@@ -12,8 +12,8 @@ import torch
 from training_runs import tiny_pretraining
 
 from worldflow.data.episodes import EpisodeDataset
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
+from worldflow.heads.episode_memory import EpisodeTerminationHead
 from worldflow.storage import load_world
 from worldflow.training.end_stage import EndStage
 from worldflow.training.engine import Engine

@@ -18,9 +18,9 @@ from worldflow.data.convert import main as convert
 from worldflow.data.formats.decoding import read_frames
 from worldflow.data.importing import ImportConfig
 from worldflow.errors import ConfigError, MissingHeadError
-from worldflow.evaluation.video import write_video
 from worldflow.flow.outcomes import PREFERENCE
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
+from worldflow.pictures.video import write_video
 from worldflow.storage import load_world
 from worldflow.training.initial import other_split
 from worldflow.training.pretrain import PretrainConfig, main

@@ -26,8 +26,8 @@ import numpy as np
 
 from worldflow.evaluation.association import ratio
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.metrics import masked_mean, squared_error
 from worldflow.evaluation.simulate import Dreams
+from worldflow.metrics import masked_mean, squared_error
 
 
 def other_actions(clips: RealClips, context: int) -> tuple[RealClips, np.ndarray] | None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from worldflow.evaluation.detection import LEVELS, Detected
 from worldflow.evaluation.maps import LEGEND
-from worldflow.evaluation.plots import bar_chart, line_chart
-from worldflow.evaluation.report import Report
-from worldflow.evaluation.strips import save_png, strip
+from worldflow.pictures.plots import bar_chart, line_chart
+from worldflow.pictures.report import Report
+from worldflow.pictures.strips import save_png, strip
 
 COLUMNS = 12  # frames of an example
 MAPS = "_where"  # ends the names of the strips with maps

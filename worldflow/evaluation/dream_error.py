@@ -23,10 +23,10 @@ import numpy as np
 
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.detectors.detector import Detector
-from worldflow.evaluation.metrics import masked_mean, squared_error
 from worldflow.evaluation.rank_correlation import spearman
 from worldflow.evaluation.resampling import episode_weights, interval
 from worldflow.evaluation.simulate import Dreams
+from worldflow.metrics import masked_mean, squared_error
 
 FEWEST = 3  # clips at a step for a correlation within it
 

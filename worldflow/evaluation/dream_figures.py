@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.metrics import bootstrap, decibels, masked_mean, psnr_over_time
-from worldflow.evaluation.pixel_bits import pixel_figures
+from worldflow.evaluation.pixel_figures import pixel_figures
 from worldflow.evaluation.score_matching import score_figures
 from worldflow.evaluation.simulate import Dreams, errors, novelty_curves, similarities
+from worldflow.metrics import bootstrap, decibels, masked_mean, psnr_over_time
 from worldflow.novelty import noise_floor
 from worldflow.world_model import WorldModel
 

@@ -15,7 +15,6 @@ from worldflow.evaluation.clips import (
     RealClips,
     RealData,
     RecordedClips,
-    held_out_episodes,
     real_clips,
     taught_and_measured,
 )
@@ -31,6 +30,7 @@ from worldflow.evaluation.score_matching import EXACT
 from worldflow.evaluation.signals import signal_figures
 from worldflow.evaluation.simulate import Dreams, dream, reconstructions
 from worldflow.evaluation.simulator_report import ACTIONS, action_strip, simulator_lines
+from worldflow.held_out import held_out_episodes
 from worldflow.storage import load_world
 from worldflow.text.encoder import encoder_of
 from worldflow.world_model import WorldModel

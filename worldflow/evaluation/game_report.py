@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from worldflow.evaluation.association import estimate_text
-from worldflow.evaluation.plots import scatter_chart
-from worldflow.evaluation.report import Report
+from worldflow.pictures.plots import scatter_chart
+from worldflow.pictures.report import Report
 
 DECISIONS = "decisions"  # a picture, without `.png`
 RANKINGS = {"by_return": "return", "by_info": "the info"}

@@ -11,11 +11,11 @@ import numpy as np
 from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.detection_report import add_detection, save_examples
 from worldflow.evaluation.maps import LEGEND
-from worldflow.evaluation.plots import line_chart
-from worldflow.evaluation.report import Report
 from worldflow.evaluation.simulator_report import add_simulator
-from worldflow.evaluation.strips import save_png, strip
-from worldflow.evaluation.video import beside, write_video
+from worldflow.pictures.plots import line_chart
+from worldflow.pictures.report import Report
+from worldflow.pictures.strips import save_png, strip
+from worldflow.pictures.video import beside, write_video
 
 if TYPE_CHECKING:
     from worldflow.evaluation.evaluate import Evaluation

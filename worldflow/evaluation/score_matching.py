@@ -17,8 +17,8 @@ from torch import Tensor
 from worldflow.data.windows import load_clips
 from worldflow.denoiser import tweedie
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.metrics import Estimate, bootstrap
 from worldflow.evaluation.simulate import chunks, clip_noise
+from worldflow.metrics import Estimate, bootstrap
 from worldflow.training.losses import SCORE_LIMIT
 from worldflow.world_model import WorldModel
 

@@ -10,9 +10,9 @@ import torch
 from worldflow.evaluation.association import ratio
 from worldflow.evaluation.clips import RecordedClips
 from worldflow.evaluation.events import RewardEvents, first_only, match
-from worldflow.evaluation.metrics import masked_mean
 from worldflow.evaluation.simulate import Dreams, chunks, clip_noise
-from worldflow.termination import PAST
+from worldflow.heads.termination import PAST
+from worldflow.metrics import masked_mean
 from worldflow.world_model import WorldModel
 
 TOLERANCES = (0, 2)  # steps within which a predicted event counts as the true one

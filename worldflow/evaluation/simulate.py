@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from worldflow.conditioning import wrong_actions
 from worldflow.evaluation.clips import RealClips
-from worldflow.evaluation.metrics import masked_mean, squared_error
 from worldflow.evaluation.ssim import ssim
+from worldflow.metrics import masked_mean, squared_error
 from worldflow.randomness import generator_of
 from worldflow.world_model import WorldModel
 from worldflow.world_state import Scores

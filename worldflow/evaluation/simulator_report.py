@@ -10,10 +10,10 @@ import numpy as np
 from worldflow.evaluation.association import estimate_text as estimate
 from worldflow.evaluation.clips import RealClips
 from worldflow.evaluation.game_report import add_game, game_lines
-from worldflow.evaluation.plots import line_chart
-from worldflow.evaluation.report import Report
 from worldflow.evaluation.simulate import Dreams
-from worldflow.evaluation.strips import strip
+from worldflow.pictures.plots import line_chart
+from worldflow.pictures.report import Report
+from worldflow.pictures.strips import strip
 
 ACTIONS = "true_and_other_actions"  # a picture, without `.png`
 COLUMNS = 12

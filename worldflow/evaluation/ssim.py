@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from worldflow.evaluation.metrics import PEAK
+from worldflow.metrics import PEAK
 
 SIGMA, RADIUS = 1.5, 5  # of the Gaussian window, in pixels: 11 x 11 as in the paper
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2

@@ -16,12 +16,12 @@ from torch import Tensor
 from worldflow.data.metadata import write_atomically
 from worldflow.data.resize import FITS
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.strips import save_png
-from worldflow.evaluation.video import write_video
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import DreamedVideo, Request, dream_video
 from worldflow.generation.inputs import no_actions, read_actions, read_clip, read_image
 from worldflow.generation.sheet import contact_sheet
+from worldflow.pictures.strips import save_png
+from worldflow.pictures.video import write_video
 from worldflow.randomness import generator_of
 from worldflow.storage import load_world
 from worldflow.text.prompt import Nearest, read_prompt

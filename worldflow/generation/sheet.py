@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldflow.evaluation.strips import strip
+from worldflow.pictures.strips import strip
 
 COLUMNS, ROWS = 8, 4
 WIDTH = 96  # pixels, at least, of each frame

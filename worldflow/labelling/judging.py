@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from worldflow.actions import ActionSpec
-from worldflow.evaluation.metrics import bootstrap
 from worldflow.labelling.calibration import (
     Reliability,
     calibration_error,
@@ -18,6 +17,7 @@ from worldflow.labelling.calibration import (
     tempered,
 )
 from worldflow.labelling.infer import Labels
+from worldflow.metrics import bootstrap
 
 SPREAD_EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # nats; the last bin has no end
 

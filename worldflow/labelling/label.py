@@ -20,8 +20,8 @@ from worldflow.data.journal import Journal
 from worldflow.data.metadata import DatasetMetadata, check_same, write_atomically
 from worldflow.data.opening import DataConfig, open_dataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import held_out_episodes
 from worldflow.evaluation.simulate import chunks, clip_noise
+from worldflow.held_out import held_out_episodes
 from worldflow.labelling.infer import Inference, Labels, by_enumeration, by_search, padded_draws
 from worldflow.labelling.posterior import log_prior_of
 from worldflow.labelling.report import LABELS, labels_path, write_report

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from worldflow.evaluation.strips import write_text
+from worldflow.pictures.strips import write_text
 
 SIDE, LEFT, TOP, BELOW = 320, 44, 24, 108  # pixels
 SHARES = 56  # height of the bars below that say how many transitions there are

@@ -17,10 +17,10 @@ from safetensors.numpy import load
 from worldflow.actions import ActionSpec
 from worldflow.data.metadata import write_atomically
 from worldflow.errors import DataError
-from worldflow.evaluation.strips import save_png
 from worldflow.labelling.infer import Labels
 from worldflow.labelling.judging import judge_choices, judge_vectors
 from worldflow.labelling.picture import reliability_diagram
+from worldflow.pictures.strips import save_png
 
 FIGURES, DIAGRAM, LABELS = "labelling.json", "reliability.png", "labels"
 ENTROPY_BINS = 20

@@ -8,9 +8,9 @@ from pathlib import Path
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.metadata import games_of
 from worldflow.data.splitting import divides_a_recording
-from worldflow.evaluation.clips import split_of
-from worldflow.evaluation.curves import read_metrics
+from worldflow.held_out import split_of
 from worldflow.novelty import noise_floor
+from worldflow.pictures.curves import read_metrics
 from worldflow.training.logger import METRICS
 from worldflow.world_model import WorldModel
 

@@ -10,8 +10,8 @@ from worldflow.codec import Codec, saliency
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.frames import to_float, to_uint8
 from worldflow.data.windows import ClipSampler
-from worldflow.evaluation.metrics import psnr
-from worldflow.evaluation.pixel_bits import fit_pixel_scale
+from worldflow.metrics import psnr
+from worldflow.pixel_bits import fit_pixel_scale
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import step_generators
 from worldflow.world_model import WorldModel

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import ConfigError
-from worldflow.termination import EPISODE
+from worldflow.heads.episode_memory import EpisodeTerminationHead
+from worldflow.heads.termination import EPISODE
 from worldflow.training.batches import Batch, Episodes
 from worldflow.training.engine import Engine
 from worldflow.training.flow_gradients import clip_noise, some_text

@@ -10,10 +10,10 @@ from torch import Tensor
 from worldflow.conditioning import wrong_actions
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import ClipSampler
-from worldflow.evaluation.pixel_bits import pixel_bits
-from worldflow.evaluation.strips import strip
-from worldflow.evaluation.video import beside
 from worldflow.flow.state import FlowOutput
+from worldflow.pictures.strips import strip
+from worldflow.pictures.video import beside
+from worldflow.pixel_bits import pixel_bits
 from worldflow.training.batches import Batch, Episodes, read_frames
 from worldflow.training.logger import RunLogger
 from worldflow.training.loop import step_generators

@@ -17,7 +17,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.metadata import write_atomically
 from worldflow.data.windows import ClipSampler
 from worldflow.errors import ConfigError, DataError
-from worldflow.termination import EPISODE, PAST
+from worldflow.heads.termination import EPISODE, PAST
 from worldflow.training.checkpoint import CHECKPOINT
 from worldflow.training.distributed import Ranks
 from worldflow.training.end_stage import check_end

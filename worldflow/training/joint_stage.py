@@ -1,6 +1,6 @@
 """The only stage of joint training: codec, flow, denoiser and heads together (SimFlow, 2512.04084).
 
-What is minimised is a bound on the bits of the pixels, see `worldflow.evaluation.pixel_bits`: the
+What is minimised is a bound on the bits of the pixels, see `worldflow.pixel_bits`: the
 codec learns latents that the flow can predict, as far as the pixels do not suffer by more.
 """
 

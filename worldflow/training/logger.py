@@ -11,7 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from worldflow.data.metadata import write_atomically
-from worldflow.evaluation.video import animation, write_video
+from worldflow.pictures.video import animation, write_video
 
 METRICS, TENSORBOARD, VIDEOS = "metrics.jsonl", "tensorboard", "videos"
 

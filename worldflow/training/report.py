@@ -14,9 +14,9 @@ from worldflow.config import flatten
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.inspect import Coverage
 from worldflow.data.metadata import games_of, write_atomically
-from worldflow.evaluation.curves import Curve, read_metrics, read_pictures, read_scalars
-from worldflow.evaluation.report import Report
 from worldflow.novelty import noise_floor
+from worldflow.pictures.curves import Curve, read_metrics, read_pictures, read_scalars
+from worldflow.pictures.report import Report
 from worldflow.training.logger import METRICS, TENSORBOARD, video_path
 from worldflow.training.modes import Run, Trained
 from worldflow.training.report_charts import (

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from worldflow.evaluation.detectors.detector import Detector
-from worldflow.evaluation.metrics import squared_error
 from worldflow.evaluation.simulate import chunks
+from worldflow.metrics import squared_error
 from worldflow.world_model import WorldModel
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worldflow.errors import DataError
 
 if TYPE_CHECKING:
-    from worldflow.episode_memory import EpisodeMemory
+    from worldflow.heads.episode_memory import EpisodeMemory
 
 FRAME, PAST, EPISODE = READS = ("frame", "past", "episode")
 

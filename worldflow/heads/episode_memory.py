@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from worldflow.errors import DataError
-from worldflow.termination import EPISODE, EndHead
+from worldflow.heads.termination import EPISODE, EndHead
 
 TOKEN_WIDTH, TOKEN_FEATURES, ACTION_FEATURES = 128, 32, 16
 

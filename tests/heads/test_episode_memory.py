@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldflow.episode_memory import EpisodeTerminationHead
 from worldflow.errors import DataError
-from worldflow.heads import HeadsConfig
+from worldflow.heads.config import HeadsConfig
+from worldflow.heads.episode_memory import EpisodeTerminationHead
 from worldflow.testing import tiny_config, tiny_world
 from worldflow.world_model import WorldModel
 from worldflow.world_state import WorldState

@@ -12,7 +12,7 @@ import numpy as np
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from worldflow.evaluation.strips import GAP, HEADER_HEIGHT, enlarge, write_text
+from worldflow.pictures.strips import GAP, HEADER_HEIGHT, enlarge, write_text
 
 # One thread, since the bytes that several write differ from time to time; and so do those that
 # x264's macroblock tree leads to where it computes with vector instructions (seen in build 165).

@@ -14,10 +14,10 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from worldflow.errors import DataError
-from worldflow.evaluation.curves import read_metrics, read_pictures, read_scalars, thinned
-from worldflow.evaluation.plots import bar_chart, line_chart, log_ticks, scatter_chart, ticks
-from worldflow.evaluation.report import Report
-from worldflow.evaluation.strips import (
+from worldflow.pictures.curves import read_metrics, read_pictures, read_scalars, thinned
+from worldflow.pictures.plots import bar_chart, line_chart, log_ticks, scatter_chart, ticks
+from worldflow.pictures.report import Report
+from worldflow.pictures.strips import (
     GAP,
     HEADER_HEIGHT,
     LABEL_WIDTH,
@@ -26,7 +26,7 @@ from worldflow.evaluation.strips import (
     save_png,
     strip,
 )
-from worldflow.evaluation.video import animation, beside, write_video
+from worldflow.pictures.video import animation, beside, write_video
 
 RED = (200, 10, 20)
 

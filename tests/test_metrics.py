@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from worldflow.evaluation.metrics import (
+from worldflow.metrics import (
     PSNR_LIMIT,
     bootstrap,
     decibels,
