@@ -9,9 +9,9 @@ from typing import Any
 
 from worldflow.data.metadata import write_atomically
 from worldflow.evaluation.output import FIGURES, add_evaluation
-from worldflow.pictures.curves import read_scalars
 from worldflow.pictures.plots import bar_chart, line_chart
 from worldflow.pictures.report import Report
+from worldflow.training.curves import read_scalars
 
 # (folder, title, unit of x, unit of y, {name: tag}); a tag that was never logged is left out.
 CURVES = [

@@ -32,11 +32,11 @@ from torch import Tensor
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.denoiser import tweedie
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.evaluation.clips import RealClips, RealData, real_clips
+from worldflow.evaluation.clips import RealClips, real_clips
 from worldflow.evaluation.score_matching import EXACT, cut, examine
 from worldflow.evaluation.simulate import chunks
 from worldflow.evaluation.ssim import ssim
-from worldflow.held_out import held_out_episodes
+from worldflow.held_out import RealData, held_out_episodes
 from worldflow.metrics import Estimate, bootstrap, decibels, squared_error
 from worldflow.storage import load_world
 from worldflow.training.losses import SCORE_LIMIT

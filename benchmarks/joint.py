@@ -23,8 +23,9 @@ from timing import machine, note, print_table, write_figures
 
 from worldflow.config import load_config
 from worldflow.errors import ConfigError, WorldflowError
-from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, evaluate
+from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, evaluate
 from worldflow.evaluation.output import write_evaluation
+from worldflow.held_out import RealData
 from worldflow.training.checkpoint import read_progress
 from worldflow.training.pretrain import PretrainConfig
 from worldflow.training.pretrain import main as pretrain

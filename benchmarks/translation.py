@@ -35,13 +35,12 @@ from timing import check_out, machine, note, print_table, read_settings, write_f
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.pairing import source_length
 from worldflow.errors import ConfigError, DataError, WorldflowError
-from worldflow.evaluation.clips import RealData
 from worldflow.evaluation.resampling import episode_weights, interval
 from worldflow.evaluation.simulate import chunks
 from worldflow.evaluation.ssim import ssim
 from worldflow.flow.guidance import Guidance
 from worldflow.generation.dreaming import Request, dream_video
-from worldflow.held_out import split_of
+from worldflow.held_out import RealData, split_of
 from worldflow.metrics import decibels, squared_error
 from worldflow.pictures.strips import save_png, strip
 from worldflow.randomness import generator_of

@@ -20,7 +20,8 @@ FOREVER = 1_000_000
 def pytest_runtest_setup() -> None:
     """Seed what draws from torch's global generator (initial weights), before any fixture.
 
-    A test then sees the same bits whichever tests its process ran before.
+    A test then sees the same bits whichever tests its process ran before; a fixture of a module
+    draws after the seeding of the first test that asks for it.
     """
     torch.manual_seed(0)
 

@@ -26,7 +26,7 @@ from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.metadata import DatasetMetadata
 from worldflow.data.splitting import split
 from worldflow.errors import ConfigError, DataError, WorldFormatError
-from worldflow.evaluation.clips import RealData
+from worldflow.held_out import RealData
 from worldflow.storage import load_world, save_world
 from worldflow.testing import tiny_world
 from worldflow.world_spec import HeldOut

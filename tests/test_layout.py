@@ -59,13 +59,26 @@ def offenders(folder: str, banned: tuple[str, ...]) -> list[str]:
     ("folder", "banned"),
     [
         ("worldflow", ("gymnasium", "stable_baselines3", "worldflow.envs", "worldflow.agents")),
-        ("worldflow/training", ("worldflow.evaluation",)),
         ("envs", ("stable_baselines3", "worldflow.agents")),
         ("tests", ("envs", "agents", "configs")),
     ],
 )
 def test_import_rule(folder: str, banned: tuple[str, ...]) -> None:
     assert not offenders(folder, banned)
+
+
+def test_training_needs_nothing_of_evaluation() -> None:
+    """Neither does what it imports."""
+    needed, waiting = set(), sources("worldflow/training")
+    while waiting:
+        path = waiting.pop()
+        needed.add(path)
+        for name in imports(path):
+            parts = name.split(".")
+            found = {ROOT.joinpath(*parts[:n]).with_suffix(".py") for n in range(2, len(parts) + 1)}
+            waiting += [file for file in found - needed if file.is_file()]
+    assert ROOT / "worldflow/world_model.py" in needed
+    assert not {path for path in needed if path.parent.name in ("evaluation", "detectors")}
 
 
 @pytest.mark.parametrize("folder", ["worldflow", "envs", "agents"])

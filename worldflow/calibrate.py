@@ -14,8 +14,7 @@ from worldflow.calibration import LEAST_FITTED, Calibration
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.windows import load_clips
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import RealData
-from worldflow.held_out import held_out_episodes
+from worldflow.held_out import RealData, held_out_episodes
 from worldflow.randomness import generator_of
 from worldflow.scoring import FULL_FORWARD_FRAMES, score_video
 from worldflow.storage import find_world, load_world, write_calibration

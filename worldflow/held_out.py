@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split, split_growing
 from worldflow.errors import DataError
 from worldflow.world_spec import HeldOut
+
+
+@dataclass
+class RealData:
+    """Which real episodes.
+
+    Attributes:
+        path: folder of a dataset.
+        unseen: True: the world saw none of these episodes, and all are used, with detection those
+            of one half (see `worldflow.evaluation.clips.taught_and_measured`). False: it learned
+            from this dataset, and only the episodes it held out are used.
+    """
+
+    path: str = MISSING
+    unseen: bool = False
 
 
 def held_out_episodes(dataset: EpisodeDataset, held_out: HeldOut | None) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from worldflow.errors import ConfigError
-from worldflow.evaluation.clips import RealData
+from worldflow.held_out import RealData
 from worldflow.training.engine import PRECISIONS
 
 DREAMERS = ("flow", "clean", "diffusion")

@@ -29,9 +29,9 @@ from worldflow.envs.starts import Start
 from worldflow.envs.vector import StarFlowWorldVectorEnv
 from worldflow.errors import ConfigError, DataError, WorldFormatError
 from worldflow.flow.guidance import Guidance
-from worldflow.pictures.curves import read_scalars
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
+from worldflow.training.curves import read_scalars
 from worldflow.world_model import WorldModel
 
 Quick = Callable[..., TrainAgentConfig]

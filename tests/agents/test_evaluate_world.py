@@ -27,7 +27,8 @@ from worldflow.envs.collect import CollectConfig, collect
 from worldflow.envs.decisions import DecisionsConfig
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
-from worldflow.evaluation.evaluate import DreamedWorld, RealData
+from worldflow.evaluation.evaluate import DreamedWorld
+from worldflow.held_out import RealData
 from worldflow.storage import load_world, save_world
 from worldflow.testing import tiny_world
 

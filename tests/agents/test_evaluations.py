@@ -19,9 +19,9 @@ from worldflow.agents.saved import load_agent, load_weights
 from worldflow.agents.train import TrainAgentConfig, train_agent
 from worldflow.envs.sources import SourceConfig
 from worldflow.errors import ConfigError
-from worldflow.pictures.curves import read_scalars
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
+from worldflow.training.curves import read_scalars
 
 Quick = Callable[..., TrainAgentConfig]
 

@@ -30,7 +30,7 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.envs.policies import PolicyConfig
 from worldflow.errors import ConfigError, DataError
 from worldflow.held_out import split_of
-from worldflow.pictures.curves import read_scalars
+from worldflow.training.curves import read_scalars
 
 TINY = [
     "world.condition=8",

@@ -16,12 +16,13 @@ from worldflow.agents.evaluate_world import EvaluateWorldConfig
 from worldflow.agents.evaluate_world import main as evaluate_world
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import RealClips, RealData, real_clips
+from worldflow.evaluation.clips import RealClips, real_clips
 from worldflow.evaluation.detection import DetectionConfig
 from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, evaluate, main
 from worldflow.evaluation.score_matching import exact_scores, examine
 from worldflow.evaluation.signals import head_predictions
 from worldflow.evaluation.simulate import clip_noise, dream, novelty_curves, scores
+from worldflow.held_out import RealData
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 from worldflow.text.encoder import embed, encoder_of

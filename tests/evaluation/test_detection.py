@@ -20,9 +20,10 @@ from worldflow.evaluation import evaluate as evaluating
 from worldflow.evaluation.detection import DetectionConfig, detect
 from worldflow.evaluation.detectors.detector import Detector
 from worldflow.evaluation.dream_error import correlations, error_by_tenths
-from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
+from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, main
 from worldflow.evaluation.other_games import default_games, other_game, variant_clips
 from worldflow.evaluation.resampling import episode_weights
+from worldflow.held_out import RealData
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world
 

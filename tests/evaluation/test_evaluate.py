@@ -15,7 +15,7 @@ from worldflow.actions import ActionSpec
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
 from worldflow.evaluation.clips import real_clips
-from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, RealData, main
+from worldflow.evaluation.evaluate import DreamedWorld, EvaluateConfig, main
 from worldflow.evaluation.simulate import (
     Dreams,
     clip_noise,
@@ -24,7 +24,7 @@ from worldflow.evaluation.simulate import (
     novelty_curves,
     reconstructions,
 )
-from worldflow.held_out import held_out_episodes
+from worldflow.held_out import RealData, held_out_episodes
 from worldflow.metrics import PSNR_LIMIT, psnr_over_time
 from worldflow.storage import save_world
 from worldflow.testing import tiny_world

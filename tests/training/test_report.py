@@ -23,7 +23,7 @@ from worldflow.data.episode import Episode
 from worldflow.data.episodes import EpisodeDataset, EpisodeWriter
 from worldflow.data.splitting import split
 from worldflow.novelty import noise_floor
-from worldflow.pictures.curves import read_metrics
+from worldflow.training.curves import read_metrics
 from worldflow.training.joint_stage import JointTraining
 from worldflow.training.pretrain import PretrainConfig, main
 from worldflow.training.report_charts import position_charts

@@ -1,1 +1,1 @@
-"""Measures of a world on held-out episodes, and the pictures and reports that show them."""
+"""Measures of a world on held-out episodes, and the pages that report them."""

@@ -6,32 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.splitting import split
 from worldflow.data.windows import ClipSampler, load_clips
 from worldflow.errors import ConfigError, DataError
-from worldflow.held_out import split_of
+from worldflow.held_out import RealData, split_of
 from worldflow.text.encoder import TextEncoder, embed
 from worldflow.world_spec import HeldOut
 
 STARTS = ("first", "random")
-
-
-@dataclass
-class RealData:
-    """Which real episodes.
-
-    Attributes:
-        path: folder of a dataset.
-        unseen: True: the world saw none of these episodes, and all are used, with detection those
-            of one half (see `taught_and_measured`). False: it learned from this dataset, and only
-            the episodes it held out are used.
-    """
-
-    path: str = MISSING
-    unseen: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,7 @@ from omegaconf import MISSING
 
 from worldflow.data.episodes import EpisodeDataset
 from worldflow.errors import ConfigError, DataError
-from worldflow.evaluation.clips import (
-    RealClips,
-    RealData,
-    RecordedClips,
-    real_clips,
-    taught_and_measured,
-)
+from worldflow.evaluation.clips import RealClips, RecordedClips, real_clips, taught_and_measured
 from worldflow.evaluation.controllability import agreement_figures, other_actions
 from worldflow.evaluation.detection import Detected, DetectionConfig, check_detection, detect
 from worldflow.evaluation.detection_report import print_detection
@@ -30,7 +24,7 @@ from worldflow.evaluation.score_matching import EXACT
 from worldflow.evaluation.signals import signal_figures
 from worldflow.evaluation.simulate import Dreams, dream, reconstructions
 from worldflow.evaluation.simulator_report import ACTIONS, action_strip, simulator_lines
-from worldflow.held_out import held_out_episodes
+from worldflow.held_out import RealData, held_out_episodes
 from worldflow.storage import load_world
 from worldflow.text.encoder import encoder_of
 from worldflow.world_model import WorldModel

@@ -1,4 +1,4 @@
-"""How many bits a world needs for a byte of held-out frames."""
+"""How many bits a world needs at most for a byte of held-out frames."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is read from a frame besides its picture: the reward, and whether the episode ends."""
+"""What is predicted besides the picture: the reward, and whether the episode ends."""

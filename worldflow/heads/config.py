@@ -1,4 +1,4 @@
-"""Which heads a world has."""
+"""Which heads a world has, and their making."""
 
 from __future__ import annotations
 

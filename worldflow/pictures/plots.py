@@ -1,4 +1,4 @@
-"""Line and bar charts as SVG text, for reports that need no other file and no plotting library."""
+"""Charts (lines, bars, points) as SVG text, for reports that need no plotting library."""
 
 from __future__ import annotations
 

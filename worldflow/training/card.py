@@ -10,7 +10,7 @@ from worldflow.data.metadata import games_of
 from worldflow.data.splitting import divides_a_recording
 from worldflow.held_out import split_of
 from worldflow.novelty import noise_floor
-from worldflow.pictures.curves import read_metrics
+from worldflow.training.curves import read_metrics
 from worldflow.training.logger import METRICS
 from worldflow.world_model import WorldModel
 

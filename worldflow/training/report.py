@@ -15,8 +15,8 @@ from worldflow.data.episodes import EpisodeDataset
 from worldflow.data.inspect import Coverage
 from worldflow.data.metadata import games_of, write_atomically
 from worldflow.novelty import noise_floor
-from worldflow.pictures.curves import Curve, read_metrics, read_pictures, read_scalars
 from worldflow.pictures.report import Report
+from worldflow.training.curves import Curve, read_metrics, read_pictures, read_scalars
 from worldflow.training.logger import METRICS, TENSORBOARD, video_path
 from worldflow.training.modes import Run, Trained
 from worldflow.training.report_charts import (

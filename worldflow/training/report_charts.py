@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 
 from worldflow.calibration import QUANTILES, Calibration
-from worldflow.pictures.curves import Curve, thinned
 from worldflow.pictures.plots import Points, line_chart
+from worldflow.training.curves import Curve, thinned
 
 MOST_POINTS = 400  # of a curve
 PROFILES = 4  # measurements that are drawn frame by frame

@@ -14,7 +14,6 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from worldflow.errors import DataError
-from worldflow.pictures.curves import read_metrics, read_pictures, read_scalars, thinned
 from worldflow.pictures.plots import bar_chart, line_chart, log_ticks, scatter_chart, ticks
 from worldflow.pictures.report import Report
 from worldflow.pictures.strips import (
@@ -27,6 +26,7 @@ from worldflow.pictures.strips import (
     strip,
 )
 from worldflow.pictures.video import animation, beside, write_video
+from worldflow.training.curves import read_metrics, read_pictures, read_scalars, thinned
 
 RED = (200, 10, 20)
 
